@@ -95,3 +95,10 @@ class ServiceNotChosen(ApiError):
 
     hint = "Set [api] service to one of the services listed."
     retry = False
+
+
+class ApiUserShared(ApiLoginRefused):
+    """The API took our tokens back again and again: somebody else seems to log in as the same scan user."""
+
+    hint = "Another device may be using this scan user: ask the organiser for one scan user a gate."
+    retry = True

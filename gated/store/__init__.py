@@ -1,0 +1,225 @@
+"""The store: ``mirror.db`` and ``journal.db``, and the one thread that touches them.
+
+Scans go before everything else; downloads come in pieces small enough that a scan never waits for a page.
+Only the daemon opens the files.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gated.core.outbox import Row
+from gated.core.scan import Moment, Scan
+from gated.core.ticket import Ticket
+from gated.core.verdict import Origin, Verdict
+from gated.errors import StoreError
+from gated.store.database import open_database
+from gated.store.desk import Ask, Decided, Desk, DeskRules, Terms
+from gated.store.journal import Journal, OutboxSize, Passage
+from gated.store.mirror import Mirror
+from gated.store.privacy import Secrets
+from gated.store.running import RunningTime
+from gated.store.writer import Writer
+
+__all__ = ["Ask", "Decided", "DeskRules", "Health", "Passage", "Store", "StoreState", "Terms"]
+
+# Rows written in one piece, so that a scan waits for no more than that.
+_PIECE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """What the store holds, for people and for planning downloads."""
+
+    service: str | None
+    complete: bool
+    """Whether one full download of the service is on disk."""
+    mark: int | None
+    """X-COMPARE-TIMESTAMP of the next delta: Unix seconds by the server's clock."""
+    run: int
+    """Number of the last full download begun."""
+    run_page: int
+    """The page at which that one goes on; 0 when it has ended."""
+    run_mark: int | None
+    run_total: int | None
+    tickets: int
+    """Tickets present when the last full download ended."""
+    outbox: OutboxSize
+    undurable: int
+    """Scans that wait in memory because the disk fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What hampers the lanes: scans that could not be written, a mirror that is not whole yet."""
+
+    undurable: int
+    complete: bool
+
+
+class Store:
+    """The asynchronous face of both databases. Every method raises StoreError if a database can't be used."""
+
+    def __init__(self, state_dir: Path, rules: DeskRules, *, monotonic: float | None = None) -> None:
+        """Opens or creates both files in ``state_dir``. Raises StoreError."""
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{state_dir}: {error.strerror}") from error
+        self._journal = Journal(open_database(state_dir / "journal.db", "journal", synchronous="FULL"))
+        mirror = open_database(state_dir / "mirror.db", "mirror", synchronous="NORMAL")
+        self._mirror = Mirror(mirror, Secrets(self._journal.secret()))
+        now = time.monotonic() if monotonic is None else monotonic
+        self._running = RunningTime(self._journal.ran_until_ms(), now)
+        self._desk = Desk(self._mirror, self._journal, self._running, rules)
+        self._desk.service = self._journal.note("service") or ""
+        self._writer = Writer()
+
+    def start(self) -> None:
+        """Starts the database thread, from the running loop."""
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Finishes what was handed in and closes both files."""
+        await self._writer.do(self._desk.write_waiting)
+        await self._writer.close()
+        self._mirror.close()
+        self._journal.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the database thread runs; waiting for a slow disk is running."""
+        return self._writer.alive
+
+    # Scans
+
+    async def decide(self, scan: Scan, terms: Terms) -> Decided | Ask:
+        """Decides a scan and makes it durable, or says that the server has to be asked."""
+        return await self._writer.do(lambda: self._desk.decide(scan, terms), urgent=True)
+
+    async def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, by_server: bool) -> Decided:
+        """Makes durable what came of a question, and lets the ticket go."""
+        return await self._writer.do(
+            lambda: self._desk.settle(ask, verdict, origin, by_server=by_server), urgent=True
+        )
+
+    async def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
+        """Makes durable a scan on which nothing was decided."""
+        return await self._writer.do(lambda: self._desk.write_undecided(scan, verdict), urgent=True)
+
+    async def recorded_by_server(self, seq: int, monotonic: float) -> None:
+        """Notes that the server has a scan after all: a late answer said so. It need not be uploaded."""
+        await self._writer.do(lambda: self._journal.acknowledge_one(seq, self._running.at(monotonic)))
+
+    async def set_passage(self, seq: int, passage: Passage) -> None:
+        """Notes what came of a scan's grant."""
+        await self._writer.do(lambda: self._journal.set_passage(seq, passage))
+
+    async def occurred(self, kind: str, lane: str | None, what: str, why: str, at: Moment) -> None:
+        """Journals a command, an alarm or a change of mode."""
+        await self._writer.do(lambda: self._journal.occurred(kind, lane, what, why, at))
+
+    # Upload
+
+    async def freeze(self, limit: int, at: Moment) -> tuple[Row, ...]:
+        """The next outbox rows to send, frozen."""
+        return await self._writer.do(lambda: self._journal.freeze(self._desk.service, limit, at))
+
+    async def acknowledge(self, rows: Sequence[Row], monotonic: float) -> None:
+        """Notes that the server has these rows."""
+        await self._writer.do(lambda: self._journal.acknowledge(rows, self._running.at(monotonic)))
+
+    # Download
+
+    async def bind(self, service: str) -> None:
+        """Makes ``service`` the one whose tickets are mirrored; another's mirror is thrown away."""
+
+        def bind() -> None:
+            self._mirror.bind(service)
+            if self._journal.note("service") != service:
+                self._journal.set_note("service", service)
+            self._desk.service = service
+
+        await self._writer.do(bind)
+
+    async def set_service_types(self, types: frozenset[str], monotonic: float) -> None:
+        """Tells the desk which ticket types the service lets in, read just now."""
+
+        def set_types() -> None:
+            self._desk.service_types = types
+            self._desk.service_read_ms = self._running.at(monotonic)
+
+        await self._writer.do(set_types)
+
+    async def put(self, tickets: Sequence[Ticket], *, asked: float, run: int) -> None:
+        """Writes downloaded rows; ``asked`` is the monotonic time at which they were asked for."""
+        asked_ms = self._running.at(asked)
+        for start in range(0, len(tickets), _PIECE):
+            piece = tickets[start : start + _PIECE]
+            await self._writer.do(partial(self._mirror.put, piece, asked_ms=asked_ms, run=run))
+        await self._writer.do(self._mirror.checkpoint)
+
+    async def remember(self, **notes: int | str | None) -> None:
+        """Notes where downloads stand, all at once."""
+        await self._writer.do(lambda: self._mirror.set_notes(notes))
+
+    async def unseen(self, run: int) -> int:
+        """How many present tickets the full download ``run`` did not see."""
+        return await self._writer.do(lambda: self._mirror.unseen(run))
+
+    async def count(self) -> int:
+        """How many tickets are present."""
+        return await self._writer.do(self._mirror.count)
+
+    async def sweep(self, run: int) -> None:
+        """Marks what the full download ``run`` did not see as absent."""
+        while await self._writer.do(lambda: self._mirror.sweep(run, _PIECE)):
+            pass
+
+    # Upkeep
+
+    async def state(self) -> StoreState:
+        """What the store holds now."""
+        return await self._writer.do(self._state)
+
+    async def health(self) -> Health:
+        """What hampers the lanes now."""
+        return await self._writer.do(
+            lambda: Health(self._desk.write_waiting(), bool(self._mirror.note("complete")))
+        )
+
+    async def note(self, key: str) -> int | str | None:
+        """What the gate has to remember over a restart: an operator's mode, an emergency."""
+        return await self._writer.do(lambda: self._journal.note(key))
+
+    async def set_note(self, key: str, value: int | str) -> None:
+        """Remembers it durably."""
+        await self._writer.do(lambda: self._journal.set_note(key, value))
+
+    async def upkeep(self) -> int:
+        """Writes what waits since the disk failed and keeps the WALs short; returns how much still waits."""
+
+        def keep() -> int:
+            waiting = self._desk.write_waiting()
+            self._journal.checkpoint()
+            self._mirror.checkpoint()
+            return waiting
+
+        return await self._writer.do(keep)
+
+    def _state(self) -> StoreState:
+        note = self._mirror.note
+        return StoreState(
+            service=self._journal.note("service"),
+            complete=bool(note("complete")),
+            mark=note("mark"),
+            run=note("run") or 0,
+            run_page=note("run_page") or 0,
+            run_mark=note("run_mark"),
+            run_total=note("run_total"),
+            tickets=note("tickets") or 0,
+            outbox=self._journal.outbox_size(),
+            undurable=self._desk.write_waiting(),
+        )

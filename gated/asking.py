@@ -1,0 +1,168 @@
+"""Asking the API about one scan, within a deadline, and whether that is worth trying.
+
+- Only code 100 (entry) or 200 (exit), for the ticket that was sent, alone in the answer, admits.
+- The request is never cancelled at the deadline: it may already be carried out. Its late answer settles the
+  record and never releases a barrier. (A cancelled one also poisons httpcore's pool: encode/httpcore #1093.)
+- After two failures in a row lanes decide locally at once, until the API answers again.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from gated import log
+from gated.api.client import Dated, TicketScanApi
+from gated.api.wire import DirectAnswer
+from gated.core.scan import Direction, LaneName
+from gated.core.verdict import Origin, Reason, Verdict, admit, deny
+from gated.errors import ApiError, ApiRefused
+from gated.store import Ask, Decided, Store
+
+# At most so many questions a lane and minute that the API answers with 40: guessing must not be free.
+_UNKNOWN_A_MINUTE = 10
+_MINUTE = 60.0
+_FAILURES = 2
+
+_REASONS = {
+    40: Reason.UNKNOWN,
+    45: Reason.NOT_ALLOWED,
+    50: Reason.ALREADY_SCANNED,
+    60: Reason.EXPIRED,
+    210: Reason.ALREADY_CHECKED_OUT,
+    220: Reason.NOT_CHECKED_IN,
+    230: Reason.NOT_IN_SERVICE,
+}
+_ADMITS = {Direction.ENTRY: (100, Reason.VALID), Direction.EXIT: (200, Reason.CHECKED_OUT)}
+
+
+@dataclass(frozen=True, slots=True)
+class AskingRules:
+    """``deadline`` is how long a guest waits for the API; ``fall_back`` lets the local decision stand in."""
+
+    deadline: timedelta = timedelta(seconds=1)
+    fall_back: bool = True
+
+
+def verdict_of(answer: DirectAnswer, direction: Direction) -> Verdict | None:
+    """What the API's answer means at a lane; None if it can't be understood."""
+    if answer.code is None:
+        return None
+    code, reason = _ADMITS[direction]
+    if answer.code == code and answer.matches and answer.elements == 1:
+        return admit(code, reason)
+    if answer.code not in _REASONS:
+        return deny(None, Reason.REFUSED)
+    expired = answer.ticket.expire_from or answer.ticket.valid_till if answer.ticket else None
+    time = {50: answer.last_checked_in, 60: expired}.get(answer.code)
+    return deny(answer.code, _REASONS[answer.code], time=time)
+
+
+class Asker:
+    """Asks the API about single scans."""
+
+    def __init__(
+        self, api: TicketScanApi, store: Store, rules: AskingRules, monotonic: Callable[[], float]
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._rules = rules
+        self._monotonic = monotonic
+        self._log = log.get("asking")
+        self._failures = 0
+        self._unknown: defaultdict[LaneName, deque[float]] = defaultdict(deque)
+        self._running: set[asyncio.Task[Any]] = set()
+        self.service: str | None = None
+        """The chosen service; nothing can be asked before there is one."""
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether the API is thought to answer."""
+        return self.service is not None and self._failures < _FAILURES
+
+    def answered(self) -> None:
+        """The API has answered, to whatever it was asked."""
+        self._failures = 0
+
+    def did_not_answer(self) -> None:
+        """The API has not answered."""
+        self._failures += 1
+
+    def rationed(self, lane: LaneName) -> bool:
+        """Whether a lane has asked about too many barcodes that nobody knows."""
+        times = self._unknown[lane]
+        while times and self._monotonic() - times[0] > _MINUTE:
+            times.popleft()
+        return len(times) >= _UNKNOWN_A_MINUTE
+
+    async def ask(self, ask: Ask) -> Decided:
+        """Puts the question, and writes down what came of it."""
+        call = asyncio.create_task(self._call(ask))
+        self._keep(call)
+        done, _ = await asyncio.wait({call}, timeout=self._rules.deadline.total_seconds())
+        if not done:
+            self.did_not_answer()
+            decided = await self._fall_back(ask)
+            self._keep(asyncio.create_task(self._settle_late(call, decided)))
+            return decided
+        verdict = call.result()
+        if verdict is None:
+            return await self._fall_back(ask)
+        if verdict.reason is Reason.UNKNOWN:
+            self._unknown[ask.scan.lane].append(self._monotonic())
+        return await self._store.settle(ask, verdict, ask.origin, by_server=verdict.admitted)
+
+    async def close(self) -> None:
+        """Lets requests under way end; each has a time-out of its own."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=1.0)
+        for task in self._running:
+            task.cancel()
+
+    async def _call(self, ask: Ask) -> Verdict | None:
+        """The API's verdict; None if it gave none."""
+        send = self._api.check_in if ask.scan.direction is Direction.ENTRY else self._api.check_out
+        try:
+            answer: Dated[DirectAnswer] = await send(self.service or "", ask.barcode_id)
+        except ApiRefused as error:
+            self.answered()
+            self._log.warning("ask_refused", status=error.status, error=str(error))
+            return _refusal(error.status, ask)
+        except ApiError as error:
+            self.did_not_answer()
+            self._log.warning("ask_failed", error=str(error), hint=error.hint)
+            return None
+        self.answered()
+        if answer.value.elements > 1:
+            self._log.error("ask_checked_in_several", elements=answer.value.elements)
+        return verdict_of(answer.value, ask.scan.direction)
+
+    async def _fall_back(self, ask: Ask) -> Decided:
+        verdict = ask.fallback if self._rules.fall_back else deny(None, Reason.NO_ANSWER)
+        return await self._store.settle(ask, verdict, Origin.FALLBACK, by_server=False)
+
+    async def _settle_late(self, call: "asyncio.Task[Verdict | None]", decided: Decided) -> None:
+        verdict = await call
+        if verdict is None:
+            return
+        self._log.info("late_answer", lane=decided.scan.lane, code=verdict.code, scan=str(decided.scan.id))
+        if verdict.admitted and decided.verdict.admitted and decided.seq is not None:
+            await self._store.recorded_by_server(decided.seq, self._monotonic())
+
+    def _keep(self, task: "asyncio.Task[Any]") -> None:
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+def _refusal(status: int, ask: Ask) -> Verdict | None:
+    """A bare 400 or 422 is a refusal: the server took the question and has not let the guest in.
+
+    Any other status says nothing about the ticket.
+    """
+    if status not in (400, 422):
+        return None
+    if ask.ticket is None and ask.scan.direction is Direction.ENTRY:
+        return deny(40, Reason.UNKNOWN)
+    return deny(None, Reason.REFUSED)

@@ -1,0 +1,116 @@
+"""From the configuration to parts: one small function for each kind of part."""
+
+from gated.config import (
+    Config,
+    DiskFailure,
+    ExitOpens,
+    LampsConfig,
+    LaneConfig,
+    ScannerConfig,
+    ScannerKind,
+    Strategy,
+    UnknownTickets,
+)
+from gated.contacts import Contact
+from gated.core.barcode import Framing
+from gated.core.outbox import UploadRules
+from gated.core.passage import (
+    LaneRules,
+    OperatorReleased,
+    PassageBegan,
+    PassageDone,
+    Sensors,
+)
+from gated.core.scan import Direction
+from gated.core.signals import Lamp
+from gated.lane import Equipment, Gate, RunningLane, Setting
+from gated.pins import Normally, Output, Pins
+from gated.scanners import Scanner
+from gated.scanners.hid import HidScanner
+from gated.scanners.serial import Parity, SerialScanner, SerialSettings
+from gated.store import DeskRules
+
+
+def desk_rules(config: Config) -> DeskRules:
+    """What holds for every scan at this gate."""
+    return DeskRules(
+        reentry_after_checkout=config.decision.reentry_after_checkout,
+        regrant=config.decision.regrant,
+        upload=UploadRules(config.upload.denials, config.upload.unknown),
+        admit_undurable=config.disk.on_failure is DiskFailure.ADMIT,
+    )
+
+
+def build_lane(config: LaneConfig, whole: Config, pins: Pins, gate: Gate) -> RunningLane:
+    """Claims a lane's pins and puts the lane together. Raises PinError."""
+    buzzer = config.buzzer
+    equipment = Equipment(
+        release=pins.output(config.release.pin, active_high=config.release.active_high),
+        lamps=_lamps(config.lamps, pins),
+        buzzer=pins.output(buzzer.pin, active_high=buzzer.active_high) if buzzer else None,
+        scanners=tuple(_scanner(each) for each in config.scanners),
+    )
+    lane = RunningLane(_setting(config, whole), equipment, gate)
+    lane.own(_contacts(config, pins, lane))
+    return lane
+
+
+def _setting(config: LaneConfig, whole: Config) -> Setting:
+    return Setting(
+        name=config.name,
+        rules=_lane_rules(config, whole),
+        pulse=config.release.pulse,
+        ticket_types=frozenset(config.ticket_types),
+        ask_known=whole.gate.strategy is Strategy.DIRECT,
+        ask_unknown=whole.decision.unknown is UnknownTickets.ASK,
+    )
+
+
+def _lane_rules(config: LaneConfig, whole: Config) -> LaneRules:
+    sensors = Sensors.NONE
+    if config.passage is not None:
+        sensors = Sensors.ONE if config.passage.begins_pin is None else Sensors.TWO
+    is_exit = config.direction is Direction.EXIT
+    return LaneRules(
+        direction=config.direction,
+        profile=config.release.profile,
+        sensors=sensors,
+        grant=config.release.grant,
+        repeat_gap=max(scanner.repeat_gap for scanner in config.scanners),
+        opens_always=is_exit and whole.decision.exit_opens is ExitOpens.ALWAYS,
+    )
+
+
+def _lamps(config: LampsConfig, pins: Pins) -> dict[Lamp, Output]:
+    numbers = {lamp: getattr(config, lamp) for lamp in Lamp}
+    return {
+        lamp: pins.output(pin, active_high=config.active_high)
+        for lamp, pin in numbers.items()
+        if pin is not None
+    }
+
+
+def _scanner(config: ScannerConfig) -> Scanner:
+    name = config.device.rsplit("/", 1)[-1]
+    framing = Framing(config.terminator, config.prefix, config.aim, config.character_timeout)
+    if config.kind is ScannerKind.HID:
+        return HidScanner(name, config.device, framing)
+    settings = SerialSettings(
+        config.device, config.baudrate, config.bytesize, Parity(config.parity), config.stopbits
+    )
+    return SerialScanner(name, settings, framing)
+
+
+def _contacts(config: LaneConfig, pins: Pins, lane: RunningLane) -> tuple[Contact, ...]:
+    contacts = []
+    if config.button is not None:
+        contacts.append(
+            Contact(pins, config.button.pin, Normally.OPEN, lambda _: lane.feed(OperatorReleased()))
+        )
+    if (seen := config.passage) is not None:
+        contacts.append(Contact(pins, seen.done_pin, seen.normally, lambda at: lane.feed(PassageDone(at))))
+        if seen.begins_pin is not None:
+            contacts.append(
+                Contact(pins, seen.begins_pin, seen.normally, lambda at: lane.feed(PassageBegan(at)))
+            )
+    return tuple(contacts)

@@ -1,0 +1,107 @@
+"""The clock, and how far it can be trusted.
+
+Durations come from the monotonic clock alone. Wall time is believed while the kernel says that a time server
+steers it (adjtimex(2): not TIME_ERROR, STA_UNSYNC clear); else it is estimated by the offset to the API's
+``Date`` learnt in this boot, or by a real-time clock that set the system time (/sys/class/rtc/*/hctosys);
+else it is unknown.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from gated.core.scan import Moment, ScanId, TimeTrust, uuid7
+
+_STA_UNSYNC = 0x0040  # linux/timex.h
+_TIME_ERROR = 5  # linux/timex.h
+_TIMEX_BYTES = 512  # struct timex is 208 bytes where it is largest
+_STATUS_OFFSET = 5 * ctypes.sizeof(ctypes.c_long)  # modes (padded), offset, freq, maxerror, esterror
+# A learnt offset below this is the network's delay, not the clock's error.
+_NEGLIGIBLE = timedelta(seconds=2)
+# The kernel is asked again this often, not at each scan.
+_TRUST_AGE = 5.0
+
+
+class Clock(Protocol):
+    """What gated needs of a clock."""
+
+    def now(self) -> Moment:
+        """This moment."""
+        ...
+
+    def learn(self, server: datetime, monotonic: float) -> None:
+        """The API said it was ``server`` at that monotonic time."""
+        ...
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    def __init__(
+        self, *, root: Path = Path("/"), kernel_synchronised: Callable[[], bool] | None = None
+    ) -> None:
+        self._boot = _boot_id(root)
+        self._rtc = _set_by_rtc(root)
+        self._kernel_synchronised = kernel_synchronised or _kernel_synchronised
+        self._offset: timedelta | None = None  # server's wall time less monotonic seconds since the epoch
+        self._trust = TimeTrust.UNKNOWN
+        self._asked = float("-inf")
+
+    def now(self) -> Moment:
+        """This moment: the system's wall time, or the API's where only that is known."""
+        monotonic = time.monotonic()
+        if monotonic - self._asked > _TRUST_AGE:
+            self._asked = monotonic
+            self._trust = self._find_trust()
+        wall = datetime.now(UTC)
+        if self._trust is not TimeTrust.SYNCHRONISED and self._offset is not None:
+            learnt = datetime.fromtimestamp(monotonic, UTC) + self._offset
+            if abs(learnt - wall) > _NEGLIGIBLE:
+                wall = learnt
+        return Moment(wall, self._trust, monotonic, self._boot)
+
+    def learn(self, server: datetime, monotonic: float) -> None:
+        """Takes the API's time as an estimate of the time in this boot."""
+        self._offset = server - datetime.fromtimestamp(monotonic, UTC)
+        self._asked = float("-inf")
+
+    def _find_trust(self) -> TimeTrust:
+        if self._kernel_synchronised():
+            return TimeTrust.SYNCHRONISED
+        return TimeTrust.ESTIMATED if self._offset is not None or self._rtc else TimeTrust.UNKNOWN
+
+
+def new_scan_id(at: Moment) -> ScanId:
+    """A fresh id for a scan read at ``at``."""
+    return ScanId(uuid7(at.wall, os.urandom(10)))
+
+
+def _kernel_synchronised() -> bool:
+    """Whether a time server steers the kernel's clock; False where the kernel may not be asked."""
+    buffer = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes 0: only read
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(buffer)
+    if state in (-1, _TIME_ERROR):
+        return False
+    return not ctypes.c_int.from_buffer(buffer, _STATUS_OFFSET).value & _STA_UNSYNC
+
+
+def _boot_id(root: Path) -> str:
+    try:
+        return (root / "proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"without-id-{os.urandom(8).hex()}"
+
+
+def _set_by_rtc(root: Path) -> bool:
+    """Whether a real-time clock set the system time at boot (sysfs ABI, class/rtc)."""
+    for path in (root / "sys/class/rtc").glob("*/hctosys"):
+        try:
+            if path.read_text().strip() == "1":
+                return True
+        except OSError:
+            continue
+    return False

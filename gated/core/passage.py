@@ -1,0 +1,726 @@
+"""What a lane does: a table of ``(state, event) -> (state, effects)``.
+
+Rules that hold in it:
+
+- Rank: emergency > locked > free > operator's release > out of service > ticket. What ranks lower changes
+  nothing while something higher stands.
+- A barrier is released by a grant, an operator, ``free`` or the emergency, and by nothing else.
+- An exit that opens always can't be locked, is free while its scanner is lost, and is released by every read.
+- A ticket is decided once for one presentation: the same barcode read again while its grant stands, or before
+  it has been out of sight for a while, is the scanner or a phone held still.
+
+Effects are values; the shell in :mod:`gated.lane` carries them out. A pair that is not in the table is an
+error of this module: a test asks for every one.
+
+What controllers do, and the numbers below, is from the manuals of turnstiles by PERCo (TTR-04CW, ST-01),
+Magnetic (mTripod, mHTM) and TISO.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from gated.core.scan import Direction
+from gated.core.signals import Outcome, outcome_of
+from gated.core.verdict import Reason, Verdict
+
+# How long a denial or another short message stays. PERCo and others: 1 to 2 s.
+SHOWN = timedelta(seconds=2)
+# How long a decision may take before the lane stops waiting for it; a direct call ends well before.
+PATIENCE = timedelta(seconds=15)
+# A movement this soon after a lapse belongs to that grant (PERCo blanks its alarm for 3 s after locking).
+AFTER_LAPSE = 3.0
+# A passage that does not end is stuck (PERCo TTR-04CW).
+STUCK = timedelta(seconds=30)
+# So many grants in a row without a passage, and the sensor itself is in doubt.
+DOUBTFUL_SENSOR = 5
+# A sensor is believed when it says "nobody passed" if it showed a passage within this many grants before.
+BELIEVED_WITHIN = 3
+
+
+class State(StrEnum):
+    """What a lane is doing."""
+
+    READY = "ready"
+    DECIDING = "deciding"
+    GRANTED = "granted"
+    PASSING = "passing"
+    DENIED = "denied"
+    FREE = "free"
+    LOCKED = "locked"
+    OUT_OF_SERVICE = "out_of_service"
+    EMERGENCY = "emergency"
+
+
+class Mode(StrEnum):
+    """What a lane has been told to be."""
+
+    CONTROLLED = "controlled"
+    FREE = "free"
+    LOCKED = "locked"
+    OUT_OF_SERVICE = "out_of_service"
+
+
+class Profile(StrEnum):
+    """How a barrier is told to release."""
+
+    PULSE = "pulse"  # a short contact; the turnstile relocks itself
+    HOLD = "hold"  # as long as the contact stands
+
+
+class Sensors(StrEnum):
+    """What a lane sees of a passage."""
+
+    NONE = "none"
+    ONE = "one"  # one contact: the passage is done
+    TWO = "two"  # two contacts: it begins, it is done
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRules:
+    """What a lane is made of and how it behaves."""
+
+    direction: Direction
+    profile: Profile = Profile.PULSE
+    sensors: Sensors = Sensors.NONE
+    grant: timedelta = timedelta(seconds=5)
+    repeat_gap: timedelta = timedelta(seconds=1)
+    opens_always: bool = False
+    """An exit that opens whatever the verdict is."""
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class BarcodeRead:
+    """A well-formed barcode was read, at monotonic seconds ``at``."""
+
+    barcode: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedRead:
+    """Something was read that is no barcode."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The verdict that :class:`Decide` of that number asked for."""
+
+    number: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TimerEnded:
+    """The lane's timer ran out."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassageBegan:
+    """The first sensor saw somebody."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassageDone:
+    """The sensor saw somebody go through."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorReleased:
+    """An operator releases the barrier: the button, or a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModeCommanded:
+    """An operator gives the lane a mode."""
+
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class ScannersLost:
+    """No scanner of the lane can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScannersFound:
+    """A scanner of the lane can be read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencyBegan:
+    """The emergency input says so, or its wire is broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmergencyEnded:
+    """The emergency is over and has been reset."""
+
+
+Event = (
+    BarcodeRead
+    | MalformedRead
+    | Decided
+    | TimerEnded
+    | PassageBegan
+    | PassageDone
+    | OperatorReleased
+    | ModeCommanded
+    | ScannersLost
+    | ScannersFound
+    | EmergencyBegan
+    | EmergencyEnded
+)
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Decide on this barcode and answer with :class:`Decided` of the same number."""
+
+    number: int
+    barcode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """Journal a scan that is not decided on; the barcode is blank where the text was malformed."""
+
+    barcode: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Release the barrier: a pulse, or until :class:`Relock`, by the lane's profile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relock:
+    """De-energise the barrier's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Show this on lamps and buzzer. READY stands for whatever a lane at rest shows."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the lane's only timer, or start it anew."""
+
+    duration: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Stop the lane's timer."""
+
+
+class Came(StrEnum):
+    """What came of a grant."""
+
+    TAKEN = "taken"
+    NOT_TAKEN = "not_taken"  # seen by a sensor that is believed
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Note what came of the admission of that number."""
+
+    number: int
+    came: Came
+
+
+class AlarmKind(StrEnum):
+    """What a lane raises the alarm for."""
+
+    FORCED = "forced"
+    STUCK = "stuck"
+    SENSOR_DOUBTFUL = "sensor_doubtful"
+    DECISION_LATE = "decision_late"
+    COMMAND_REFUSED = "command_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Raise the alarm."""
+
+    kind: AlarmKind
+
+
+Effect = Decide | Journal | Release | Relock | Show | Start | Stop | Note | Alarm
+Effects = tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A lane's state and the little that it remembers."""
+
+    state: State = State.READY
+    mode: Mode = Mode.CONTROLLED
+    emergency: bool = False
+    scanners_lost: bool = False
+    barcode: str = ""
+    """The barcode that was decided last; blank when an operator released."""
+    barcode_at: float = float("-inf")
+    """When it was last read."""
+    number: int = 0
+    """Numbers the decisions asked for."""
+    waiting: str = ""
+    """The one barcode that is decided when the lane is ready."""
+    granted: int | None = None
+    """The number of the admission whose grant stands, or lapsed a moment ago; None for an operator's."""
+    lapsed_at: float = float("-inf")
+    """When the last grant lapsed with nobody seen to pass."""
+    without_passage: int = BELIEVED_WITHIN
+    """Grants in a row without a passage; at the start the sensor has not shown one yet."""
+
+
+Step = tuple[Lane, Effects]
+Transition = Callable[[Lane, LaneRules, Any], Step]
+
+
+def step(lane: Lane, rules: LaneRules, event: Event) -> Step:
+    """What an event does to a lane. A pair that the table lacks is a KeyError."""
+    return TABLE[lane.state, type(event)](lane, rules, event)
+
+
+def resting_state(lane: Lane, rules: LaneRules) -> State:
+    """The state of a lane in which nobody is doing anything, by rank."""
+    if lane.emergency:
+        return State.EMERGENCY
+    if lane.mode is Mode.LOCKED:
+        return State.LOCKED
+    if lane.mode is Mode.FREE or (lane.scanners_lost and rules.opens_always):
+        return State.FREE
+    if lane.mode is Mode.OUT_OF_SERVICE:
+        return State.OUT_OF_SERVICE
+    return State.READY
+
+
+_AT_REST = {
+    State.READY: Outcome.READY,
+    State.FREE: Outcome.FREE,
+    State.LOCKED: Outcome.LOCKED,
+    State.OUT_OF_SERVICE: Outcome.OUT_OF_SERVICE,
+    State.EMERGENCY: Outcome.EMERGENCY,
+}
+
+
+def _rest(lane: Lane, rules: LaneRules) -> Step:
+    """Goes to the resting state; a barcode that waits is decided at once where tickets count."""
+    state = resting_state(lane, rules)
+    lane = replace(lane, state=state)
+    barrier = _barrier_at_rest(state, rules)
+    if lane.waiting and state in (State.READY, State.FREE):
+        waiting, lane = lane.waiting, replace(lane, waiting="")
+        lane, effects = _decide(lane, waiting)
+        return lane, (*barrier, *effects)
+    return replace(lane, waiting=""), (*barrier, Stop(), Show(_AT_REST[state]))
+
+
+def _barrier_at_rest(state: State, rules: LaneRules) -> Effects:
+    """A barrier that is held stays released in ``free`` and in an emergency.
+
+    A pulse barrier can't be held: in ``free`` each read pulses it, in an emergency its own wired input does.
+    """
+    held = rules.profile is Profile.HOLD and state in (State.FREE, State.EMERGENCY)
+    return (Release(),) if held else (Relock(),)
+
+
+def _decide(lane: Lane, barcode: str) -> Step:
+    lane = replace(lane, barcode=barcode, number=lane.number + 1)
+    if lane.state is State.FREE:
+        return lane, (Decide(lane.number, barcode),)
+    return replace(lane, state=State.DECIDING), (
+        Decide(lane.number, barcode),
+        Show(Outcome.DECIDING),
+        Start(PATIENCE),
+    )
+
+
+def _repeated(lane: Lane, rules: LaneRules, event: BarcodeRead) -> bool:
+    gap = event.at - lane.barcode_at
+    return event.barcode == lane.barcode and gap < rules.repeat_gap.total_seconds()
+
+
+# Reads
+
+
+def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    """A read at a lane at rest, or one that shows a denial."""
+    repeated = _repeated(lane, rules, event)
+    lane = replace(lane, barcode_at=event.at)
+    if not repeated:
+        return _decide(lane, event.barcode)
+    if rules.opens_always:
+        return _grant(lane, rules, Outcome.ADMIT, granted=None)
+    return lane, ()
+
+
+def _read_while_busy(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    """A read while another is decided on, or its guest passes: it waits, or is told to."""
+    if event.barcode == lane.barcode:
+        return replace(lane, barcode_at=event.at), ()
+    if event.barcode == lane.waiting:
+        return lane, ()
+    if lane.waiting or (rules.sensors is Sensors.NONE and lane.state is not State.DECIDING):
+        return lane, (Show(Outcome.BUSY),)
+    return replace(lane, waiting=event.barcode), ()
+
+
+def _read_undecided(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    """A read while the lane takes no tickets: it spends nothing."""
+    repeated = _repeated(lane, rules, event)
+    lane = replace(lane, barcode=event.barcode, barcode_at=event.at)
+    journal: Effects = () if repeated else (Journal(event.barcode, Reason.UNDECIDED),)
+    return _let_out(lane, rules, journal)
+
+
+def _let_out(lane: Lane, rules: LaneRules, effects: Effects) -> Step:
+    """An exit that opens always lets out whoever shows anything, out of service too."""
+    if not rules.opens_always or lane.state is State.EMERGENCY:
+        return lane, effects
+    lane, granted = _grant(lane, rules, Outcome.ADMIT, granted=None)
+    return lane, (*effects, *granted)
+
+
+def _malformed(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    journal = Journal("", Reason.MALFORMED)
+    if rules.opens_always:
+        return _let_out(lane, rules, (journal,))
+    return replace(lane, state=State.DENIED), (
+        journal,
+        Show(Outcome.SCAN_AGAIN),
+        Start(SHOWN),
+    )
+
+
+def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    return lane, (
+        Journal("", Reason.MALFORMED),
+        *_pulse_in_free(rules),
+        Show(Outcome.SCAN_AGAIN),
+        Start(SHOWN),
+    )
+
+
+def _malformed_undecided(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    return _let_out(lane, rules, (Journal("", Reason.MALFORMED),))
+
+
+def _malformed_while_busy(lane: Lane, _: LaneRules, __: MalformedRead) -> Step:
+    """Somebody else's turn: noted, and no reason to disturb it."""
+    return lane, (Journal("", Reason.MALFORMED),)
+
+
+# Verdicts
+
+
+def _grant(lane: Lane, rules: LaneRules, outcome: Outcome, *, granted: int | None) -> Step:
+    lane = replace(lane, state=State.GRANTED, granted=granted)
+    return lane, (Release(), Show(outcome), Start(rules.grant))
+
+
+def _verdict(lane: Lane, rules: LaneRules, event: Decided) -> Step:
+    if event.number != lane.number:
+        return _verdict_too_late(lane, rules, event)
+    outcome = outcome_of(event.verdict)
+    if event.verdict.admitted or rules.opens_always:
+        if rules.sensors is Sensors.NONE:
+            lane = replace(lane, waiting="")
+        if not event.verdict.admitted:
+            return _grant(lane, rules, Outcome.ADMIT, granted=None)
+        return _grant(lane, rules, outcome, granted=event.number)
+    if lane.waiting:
+        return _rest(lane, rules)
+    return replace(lane, state=State.DENIED), (Show(outcome), Start(SHOWN))
+
+
+def _verdict_in_free(lane: Lane, rules: LaneRules, event: Decided) -> Step:
+    """In ``free`` a DENY only lights a lamp."""
+    outcome = outcome_of(event.verdict)
+    return lane, (*_pulse_in_free(rules), Show(outcome), Start(SHOWN))
+
+
+def _pulse_in_free(rules: LaneRules) -> Effects:
+    return (Release(),) if rules.profile is Profile.PULSE else ()
+
+
+def _verdict_too_late(lane: Lane, _: LaneRules, event: Decided) -> Step:
+    """The lane has turned to something else meanwhile; the verdict stands in the journal.
+
+    An admitted guest could not go in: the ticket is granted again if the grant is noted as not taken.
+    """
+    return lane, ((Note(event.number, Came.NOT_TAKEN),) if event.verdict.admitted else ())
+
+
+def _decision_late(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    alarm = Alarm(AlarmKind.DECISION_LATE)
+    if rules.opens_always:
+        lane, effects = _grant(lane, rules, Outcome.ADMIT, granted=None)
+        return lane, (alarm, *effects)
+    lane = replace(lane, state=State.DENIED, barcode="", waiting="")
+    return lane, (alarm, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+
+
+# The end of a grant
+
+
+def _note(lane: Lane, came: Came) -> Effects:
+    """What came of the standing grant, if it is a ticket's."""
+    return () if lane.granted is None else (Note(lane.granted, came),)
+
+
+def _lapsed(lane: Lane, rules: LaneRules, event: TimerEnded) -> Step:
+    if rules.sensors is Sensors.NONE:
+        note = _note(lane, Came.UNKNOWN)
+        lane, effects = _rest(lane, rules)
+        return lane, (*note, *effects)
+    believed = lane.without_passage < BELIEVED_WITHIN
+    count = lane.without_passage + 1
+    effects = _note(lane, Came.NOT_TAKEN if believed else Came.UNKNOWN)
+    if count == BELIEVED_WITHIN + DOUBTFUL_SENSOR:
+        effects += (Alarm(AlarmKind.SENSOR_DOUBTFUL),)
+    dropped = lane.waiting
+    lane, rest = _rest(replace(lane, waiting="", without_passage=count, lapsed_at=event.at), rules)
+    effects += rest
+    if dropped and lane.state is State.READY:
+        lane = replace(lane, state=State.DENIED)
+        effects += (Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+    return lane, effects
+
+
+def _began(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
+    """The guest goes in: a barrier that is held relocks now, or a second person fits in."""
+    relock: Effects = (Relock(),) if rules.profile is Profile.HOLD else ()
+    return replace(lane, state=State.PASSING), (*relock, Show(Outcome.PASSING), Start(STUCK))
+
+
+def _done(lane: Lane, rules: LaneRules, _: PassageDone) -> Step:
+    note = _note(lane, Came.TAKEN)
+    lane, effects = _rest(replace(lane, without_passage=0), rules)
+    return lane, (*note, *effects)
+
+
+def _stuck(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    note = _note(lane, Came.UNKNOWN)
+    lane, effects = _rest(lane, rules)
+    return lane, (*note, Alarm(AlarmKind.STUCK), *effects)
+
+
+def _moved(lane: Lane, _: LaneRules, event: PassageBegan | PassageDone) -> Step:
+    """A movement without a grant: forced, but for one that still belongs to the grant before."""
+    if event.at - lane.lapsed_at <= AFTER_LAPSE:
+        if isinstance(event, PassageBegan):
+            return lane, ()
+        return replace(lane, lapsed_at=float("-inf"), without_passage=0), _note(lane, Came.TAKEN)
+    return lane, (Alarm(AlarmKind.FORCED),)
+
+
+def _moved_in_free(lane: Lane, _: LaneRules, __: PassageBegan | PassageDone) -> Step:
+    return lane, ()
+
+
+def _shown(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    return _rest(lane, rules)
+
+
+def _shown_in_free(lane: Lane, _: LaneRules, __: TimerEnded) -> Step:
+    return lane, (Show(Outcome.FREE),)
+
+
+# Commands
+
+
+def _operator(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    return _grant(replace(lane, barcode=""), rules, Outcome.ADMIT, granted=None)
+
+
+def _operator_while_deciding(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    """The guest of the operator passes; the one whose ticket is being decided on keeps the turn."""
+    return lane, (Release(),)
+
+
+def _operator_during_grant(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    return lane, (Release(), Start(rules.grant))
+
+
+def _operator_in_free(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    return lane, _pulse_in_free(rules)
+
+
+def _operator_refused(lane: Lane, _: LaneRules, __: OperatorReleased) -> Step:
+    return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
+
+
+def _mode_at_rest(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
+    if event.mode is Mode.LOCKED and rules.opens_always:
+        return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
+    return _rest(replace(lane, mode=event.mode), rules)
+
+
+def _mode_during_grant(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
+    """``locked`` and ``free`` outrank a grant; any other mode waits until the guest has passed."""
+    if event.mode is Mode.LOCKED and rules.opens_always:
+        return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
+    lane = replace(lane, mode=event.mode)
+    if event.mode not in (Mode.LOCKED, Mode.FREE):
+        return lane, ()
+    note = () if lane.state is State.DECIDING else _note(lane, Came.UNKNOWN)
+    lane, effects = _rest(replace(lane, waiting=""), rules)
+    return lane, (*note, *effects)
+
+
+def _lost_at_rest(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
+    return _rest(replace(lane, scanners_lost=True), rules)
+
+
+def _found_at_rest(lane: Lane, rules: LaneRules, _: ScannersFound) -> Step:
+    return _rest(replace(lane, scanners_lost=False), rules)
+
+
+def _lost(lane: Lane, _: LaneRules, __: ScannersLost) -> Step:
+    return replace(lane, scanners_lost=True), ()
+
+
+def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
+    return replace(lane, scanners_lost=False), ()
+
+
+# The emergency
+
+
+def _emergency(lane: Lane, rules: LaneRules, _: EmergencyBegan) -> Step:
+    note = _note(lane, Came.UNKNOWN) if lane.state in (State.GRANTED, State.PASSING) else ()
+    lane, effects = _rest(replace(lane, emergency=True, waiting=""), rules)
+    return lane, (*effects, *note)
+
+
+def _emergency_ended(lane: Lane, rules: LaneRules, _: EmergencyEnded) -> Step:
+    return _rest(replace(lane, emergency=False), rules)
+
+
+def _mode_in_emergency(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
+    """Remembered, and of no effect until the emergency is over."""
+    if event.mode is Mode.LOCKED and rules.opens_always:
+        return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
+    return replace(lane, mode=event.mode), ()
+
+
+def _same(lane: Lane, _: LaneRules, __: Event) -> Step:
+    return lane, ()
+
+
+# The table. Each row begins with what most states do.
+
+_AT_REST_DOES: dict[type[Event], Transition] = {
+    Decided: _verdict_too_late,
+    TimerEnded: _same,
+    PassageBegan: _moved,
+    PassageDone: _moved,
+    ModeCommanded: _mode_at_rest,
+    ScannersLost: _lost_at_rest,
+    ScannersFound: _found_at_rest,
+    EmergencyBegan: _emergency,
+    EmergencyEnded: _same,
+}
+_IN_TURN_DOES: dict[type[Event], Transition] = {
+    BarcodeRead: _read_while_busy,
+    MalformedRead: _malformed_while_busy,
+    Decided: _verdict_too_late,
+    OperatorReleased: _operator_during_grant,
+    ModeCommanded: _mode_during_grant,
+    ScannersLost: _lost,
+    ScannersFound: _found,
+    EmergencyBegan: _emergency,
+    EmergencyEnded: _same,
+}
+_CLOSED_DOES: dict[type[Event], Transition] = {
+    **_AT_REST_DOES,
+    BarcodeRead: _read_undecided,
+    MalformedRead: _malformed_undecided,
+}
+
+_ROWS: dict[State, dict[type[Event], Transition]] = {
+    State.READY: {
+        **_AT_REST_DOES,
+        BarcodeRead: _read,
+        MalformedRead: _malformed,
+        OperatorReleased: _operator,
+    },
+    State.DECIDING: {
+        **_IN_TURN_DOES,
+        Decided: _verdict,
+        TimerEnded: _decision_late,
+        PassageBegan: _moved,
+        PassageDone: _moved,
+        OperatorReleased: _operator_while_deciding,
+    },
+    State.GRANTED: {
+        **_IN_TURN_DOES,
+        TimerEnded: _lapsed,
+        PassageBegan: _began,
+        PassageDone: _done,
+    },
+    State.PASSING: {
+        **_IN_TURN_DOES,
+        TimerEnded: _stuck,
+        PassageBegan: _same,
+        PassageDone: _done,
+    },
+    State.DENIED: {
+        **_AT_REST_DOES,
+        BarcodeRead: _read,
+        MalformedRead: _malformed,
+        OperatorReleased: _operator,
+        TimerEnded: _shown,
+        ScannersLost: _lost,
+        ScannersFound: _found,
+    },
+    State.FREE: {
+        **_AT_REST_DOES,
+        BarcodeRead: _read,
+        MalformedRead: _malformed_in_free,
+        Decided: _verdict_in_free,
+        TimerEnded: _shown_in_free,
+        PassageBegan: _moved_in_free,
+        PassageDone: _moved_in_free,
+        OperatorReleased: _operator_in_free,
+    },
+    State.LOCKED: {**_CLOSED_DOES, OperatorReleased: _operator_refused},
+    State.OUT_OF_SERVICE: {**_CLOSED_DOES, OperatorReleased: _operator},
+    State.EMERGENCY: {
+        **_CLOSED_DOES,
+        PassageBegan: _moved_in_free,
+        PassageDone: _moved_in_free,
+        OperatorReleased: _same,
+        ModeCommanded: _mode_in_emergency,
+        ScannersLost: _lost,
+        ScannersFound: _found,
+        EmergencyBegan: _same,
+        EmergencyEnded: _emergency_ended,
+    },
+}
+
+TABLE: dict[tuple[State, type[Event]], Transition] = {
+    (state, event): transition for state, row in _ROWS.items() for event, transition in row.items()
+}

@@ -1,0 +1,370 @@
+"""A running lane: scanners and contacts in, decisions by the store, effects on barrier, lamps and buzzer.
+
+What the lane does is decided in :mod:`gated.core.passage`; this carries it out. A release that is due comes
+before everything else that a verdict brings: the log line, the lamps' next blink, the upload.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from gated import log
+from gated.asking import Asker
+from gated.clock import Clock, new_scan_id
+from gated.contacts import Contact
+from gated.core import passage
+from gated.core.barcode import Barcode, Read
+from gated.core.passage import LaneRules, State
+from gated.core.scan import LaneName, Scan
+from gated.core.signals import SIGNALS, Lamp, Outcome
+from gated.core.verdict import Origin, Reason, deny
+from gated.errors import PinError, StoreError
+from gated.pins import Output
+from gated.pins.player import Player
+from gated.scanners import Scanner, ScannerState
+from gated.store import Ask, Decided, Passage, Store, Terms
+
+# Admissions whose end may still be told: the standing grant, and those just before it.
+_REMEMBERED = 8
+
+_CAME = {
+    passage.Came.TAKEN: Passage.TAKEN,
+    passage.Came.NOT_TAKEN: Passage.NOT_TAKEN,
+    passage.Came.UNKNOWN: Passage.UNKNOWN,
+}
+
+Changed = Callable[[LaneName, str, Mapping[str, object]], None]
+"""Told at which lane what happened (``shown``, ``barrier``, ``scan``), for whoever watches."""
+
+
+class Barrier:
+    """The output that releases a barrier: in pulses, or held."""
+
+    def __init__(self, output: Output, pulse: timedelta | None, changed: Callable[[bool], None]) -> None:
+        """``pulse`` is None for a barrier that is held."""
+        self._output = output
+        self._pulse = pulse
+        self._changed = changed
+        self._timer: asyncio.TimerHandle | None = None
+
+    def release(self) -> None:
+        """Energises the output. Raises PinError."""
+        self._stop_timer()
+        self._output.write(True)
+        if self._pulse is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._pulse.total_seconds(), self.relock)
+        self._changed(True)
+
+    def relock(self) -> None:
+        """De-energises the output. Raises PinError."""
+        self._stop_timer()
+        if self._output.active:
+            self._output.write(False)
+            self._changed(False)
+
+    @property
+    def released(self) -> bool:
+        """Whether the output is energised."""
+        return self._output.active
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a lane is built of."""
+
+    release: Output
+    lamps: Mapping[Lamp, Output]
+    buzzer: Output | None
+    scanners: tuple[Scanner, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the lanes of a gate share."""
+
+    store: Store
+    asker: Asker
+    clock: Clock
+    changed: Changed
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a lane is, by the configuration."""
+
+    name: LaneName
+    rules: LaneRules
+    pulse: timedelta
+    ticket_types: frozenset[str]
+    ask_known: bool
+    """The direct strategy."""
+    ask_unknown: bool
+
+
+@dataclass(slots=True)
+class _Scanners:
+    """Which scanners can be read, and why the others can't."""
+
+    states: dict[str, tuple[ScannerState, str]] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> bool:
+        return all(state is ScannerState.LOST for state, _ in self.states.values())
+
+
+class RunningLane:
+    """One lane of the gate."""
+
+    def __init__(self, setting: Setting, equipment: Equipment, gate: Gate) -> None:
+        self.setting = setting
+        self._scanners = equipment.scanners
+        self._store = gate.store
+        self._asker = gate.asker
+        self._clock = gate.clock
+        self._changed = partial(gate.changed, setting.name)
+        self._log = log.get("lane").bind(lane=setting.name)
+        self._lane = passage.Lane()
+        pulse = setting.pulse if setting.rules.profile is passage.Profile.PULSE else None
+        self._barrier = Barrier(
+            equipment.release, pulse, lambda on: self._changed("barrier", {"released": on})
+        )
+        loop = asyncio.get_running_loop()
+        self._player = Player(equipment.lamps, equipment.buzzer, loop, self._lamp_failed)
+        self._timer: asyncio.TimerHandle | None = None
+        self._admitted: dict[int, int] = {}  # decision number -> journal number, of the latest few
+        self._read_at: float | None = None  # when the read being fed was made
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._reading = _Scanners(
+            {scanner.name: (ScannerState.LOST, "not found yet") for scanner in self._scanners}
+        )
+        self._contacts: tuple[Contact, ...] = ()
+        self._resting = Outcome.READY
+        self._shown = Outcome.READY
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Shows the lane at rest and begins to read."""
+        self._show(Outcome.READY)
+        for scanner in self._scanners:
+            scanner.start(self.read, partial(self._scanner_changed, scanner.name))
+
+    async def close(self) -> None:
+        """Stops reading, lets verdicts on their way end, relocks, darkens."""
+        for scanner in self._scanners:
+            await scanner.close()
+        for contact in self._contacts:
+            contact.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._perform(passage.Relock())
+        self._player.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the lane can do its work; a lost scanner or a slow disk does not count against it."""
+        return self._failure is None and all(scanner.alive() for scanner in self._scanners)
+
+    @property
+    def mode(self) -> passage.Mode:
+        """The mode last commanded."""
+        return self._lane.mode
+
+    def own(self, contacts: tuple[Contact, ...]) -> None:
+        """Takes the contacts that feed this lane, to close them with it."""
+        self._contacts = contacts
+
+    def view(self) -> dict[str, object]:
+        """The lane for people."""
+        return {
+            "name": self.setting.name,
+            "direction": self.setting.rules.direction,
+            "state": self._lane.state,
+            "mode": self._lane.mode,
+            "shown": self._shown,
+            "released": self._barrier.released,
+            "scanners": {
+                name: {"state": state, "why": why} for name, (state, why) in self._reading.states.items()
+            },
+        }
+
+    def set_resting(self, outcome: Outcome) -> None:
+        """What the lane shows while it is ready: READY, or how it is hampered."""
+        if outcome is self._resting:
+            return
+        self._resting = outcome
+        if self._lane.state is State.READY:
+            self._show(Outcome.READY)
+
+    def release_by_operator(self) -> bool:
+        """Releases the barrier for one guest; False where the lane's state outranks an operator."""
+        allowed = self._lane.state is not State.LOCKED
+        self.feed(passage.OperatorReleased())
+        return allowed
+
+    def read(self, read: Read, at: float) -> None:
+        """Takes what a scanner read at monotonic time ``at``."""
+        self._read_at = at
+        if isinstance(read, Barcode):
+            self.feed(passage.BarcodeRead(read.text, at))
+        else:
+            self._log.info("malformed", why=read.why, length=read.length)
+            self.feed(passage.MalformedRead(at))
+        self._read_at = None
+
+    def feed(self, event: passage.Event) -> None:
+        """Gives the lane an event and carries out what follows."""
+        self._lane, effects = passage.step(self._lane, self.setting.rules, event)
+        for effect in sorted(effects, key=_release_first):
+            self._perform(effect)
+
+    def _perform(self, effect: passage.Effect) -> None:
+        match effect:
+            case passage.Release():
+                self._drive(self._barrier.release)
+            case passage.Relock():
+                self._drive(self._barrier.relock)
+            case passage.Show(outcome):
+                self._show(outcome)
+            case passage.Start(duration):
+                self._stop_timer()
+                self._timer = asyncio.get_running_loop().call_later(
+                    duration.total_seconds(), self._timer_ended
+                )
+            case passage.Stop():
+                self._stop_timer()
+            case passage.Decide(number, barcode):
+                self._spawn(self._decide(number, barcode, self._read_at or time.monotonic()))
+            case passage.Journal(barcode, reason):
+                self._spawn(self._journal(barcode, reason, self._read_at or time.monotonic()))
+            case passage.Note(number, came):
+                self._note(number, came)
+            case passage.Alarm(kind):
+                self._log.warning("alarm", kind=kind)
+                self._spawn(self._occurred("alarm", kind))
+
+    def _drive(self, move: Callable[[], None]) -> None:
+        try:
+            move()
+        except PinError as error:
+            self._log.error("barrier_failed", error=str(error), hint=error.hint)
+            self._spawn(self._occurred("alarm", "barrier_failed"))
+
+    def _show(self, outcome: Outcome) -> None:
+        self._shown = self._at_rest() if outcome is Outcome.READY else outcome
+        self._player.show(SIGNALS[self._shown])
+        self._changed("shown", {"outcome": self._shown, "text": SIGNALS[self._shown].text})
+
+    def _at_rest(self) -> Outcome:
+        """What a lane that is ready shows: the worst of what hampers it."""
+        return Outcome.SCANNER_LOST if self._lane.scanners_lost else self._resting
+
+    def _lamp_failed(self, part: str, error: PinError) -> None:
+        self._log.error("lamp_failed", lamp=part, error=str(error), hint=error.hint)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timer_ended(self) -> None:
+        self._timer = None
+        self.feed(passage.TimerEnded(time.monotonic()))
+
+    def _scanner_changed(self, name: str, state: ScannerState, why: str) -> None:
+        self._log.info(
+            "scanner_found" if state is ScannerState.READING else "scanner_lost", scanner=name, why=why
+        )
+        self._reading.states[name] = (state, why)
+        lost = self._reading.lost
+        if lost is not self._lane.scanners_lost:
+            self.feed(passage.ScannersLost() if lost else passage.ScannersFound())
+
+    async def _decide(self, number: int, barcode: str, read_at: float) -> None:
+        at = self._clock.now()
+        name, rules = self.setting.name, self.setting.rules
+        scan = Scan(new_scan_id(at), barcode, name, rules.direction, at)
+        terms = Terms(
+            lane_types=self.setting.ticket_types,
+            ask_known=self.setting.ask_known and self._asker.worthwhile,
+            ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
+            rationed=self._asker.rationed(name),
+        )
+        try:
+            answer = await self._store.decide(scan, terms)
+            decided = await self._asker.ask(answer) if isinstance(answer, Ask) else answer
+        except StoreError as error:
+            self._log.error("decision_failed", error=str(error), hint=error.hint)
+            decided = Decided(scan, deny(None, Reason.FAULT), Origin.LOCAL, None, None)
+        if decided.verdict.admitted and decided.seq is not None:
+            self._remember(number, decided.seq)
+        self.feed(passage.Decided(number, decided.verdict))
+        self._tell(decided, read_at)
+
+    def _tell(self, decided: Decided, read_at: float) -> None:
+        scan, verdict = decided.scan, decided.verdict
+        told = {
+            "direction": scan.direction,
+            "verdict": verdict.word,
+            "code": verdict.code,
+            "reason": verdict.reason,
+            "origin": decided.origin,
+            "took_ms": round((time.monotonic() - read_at) * 1000, 2),
+            "barcode": log.masked(scan.barcode),
+            "scan": str(scan.id),
+        }
+        if decided.seq is None:
+            told["undurable"] = True
+        self._log.info("scan", **told)
+        ticket_type = decided.ticket.type_name if decided.ticket else ""
+        self._changed("scan", {**told, "message": verdict.message, "ticket_type": ticket_type})
+
+    async def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
+        at = self._clock.now()
+        scan = Scan(new_scan_id(at), barcode, self.setting.name, self.setting.rules.direction, at)
+        self._tell(await self._store.write_undecided(scan, deny(None, reason)), read_at)
+
+    def _remember(self, number: int, seq: int) -> None:
+        """Keeps the journal's number of an admission until it is known what came of it."""
+        self._admitted[number] = seq
+        while len(self._admitted) > _REMEMBERED:
+            del self._admitted[next(iter(self._admitted))]
+
+    def _note(self, number: int, came: passage.Came) -> None:
+        self._log.info("passage", came=came)
+        if (seq := self._admitted.get(number)) is not None:
+            self._spawn(self._store.set_passage(seq, _CAME[came]))
+
+    async def _occurred(self, kind: str, what: str) -> None:
+        await self._store.occurred(kind, self.setting.name, what, "", self._clock.now())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"lane {self.setting.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A task that failed in a way nobody foresaw makes the lane dead, so that the daemon is restarted."""
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreError):
+            self._log.error("journal_failed", error=str(error), hint=error.hint)
+            return
+        self._log.error("lane_failed", exc_info=error)
+        self._failure = error
+
+
+def _release_first(effect: passage.Effect) -> bool:
+    return not isinstance(effect, passage.Release)

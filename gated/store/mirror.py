@@ -1,0 +1,225 @@
+"""The mirror: the tickets of one service, as downloads brought them. Downloads alone write it.
+
+It is bound to one service and one gate's secret; under another of either it empties itself. All methods run
+on the database thread.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from gated.core.ticket import Ticket
+from gated.store.database import Connection
+from gated.store.privacy import Secrets
+
+_COLUMNS = (
+    "type_id, type_name, subtitle, section, row, seat, allowed, canceled, expire_from, valid_from,"
+    " valid_till, max_checkins, remaining, checked_in, last_in, last_out, unreadable"
+)
+_UPSERT = f"""
+    INSERT INTO ticket (digest, {_COLUMNS}, asked_ms, run, absent)
+    VALUES (?, {", ".join("?" * 17)}, ?, ?, 0)
+    ON CONFLICT (digest) DO UPDATE SET
+        ({_COLUMNS}, asked_ms, run, absent) =
+        ({", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))}, excluded.asked_ms,
+         max(excluded.run, run), 0)
+"""  # noqa: S608 - built of our own column names
+# A row that can't be read leaves an older readable one as it was, and proves that the ticket is still there.
+_SEEN = "UPDATE ticket SET run = max(?, run), absent = 0 WHERE digest = ? AND unreadable = ''"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A ticket of the mirror, its digest, and the running time at which its download was asked for."""
+
+    ticket: Ticket
+    digest: bytes
+    asked_ms: int
+
+
+class Ambiguous:
+    """Two tickets stand for one text."""
+
+
+class Mirror:
+    """The mirror's rows."""
+
+    def __init__(self, connection: Connection, secrets: Secrets) -> None:
+        self._db = connection
+        self._secrets = secrets
+        if self.note("secrets") != secrets.fingerprint:
+            self.empty()
+
+    def bind(self, service: str) -> None:
+        """Makes this the mirror of ``service``; what it held of another is thrown away."""
+        if self.note("service") != service:
+            self.empty()
+            self.set_note("service", service)
+
+    def empty(self) -> None:
+        """Forgets all tickets and all notes."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("ticket", "external", "meta"):
+            self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+        self.set_note("secrets", self._secrets.fingerprint)
+        self._db.execute("COMMIT")
+
+    def note(self, key: str) -> Any:
+        """A remembered value: int, str or bytes, or None."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row and row[0]
+
+    def set_note(self, key: str, value: int | str | bytes | None) -> None:
+        """Remembers a value under a key."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def set_notes(self, notes: Mapping[str, int | str | None]) -> None:
+        """Remembers several values, all or none."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for key, value in notes.items():
+            self.set_note(key, value)
+        self._db.execute("COMMIT")
+
+    def find(self, barcode: str) -> Found | Ambiguous | None:
+        """The ticket that a text stands for: by ``barcode_id``, then by ``external_barcode_id``."""
+        digest = self._secrets.digest(barcode)
+        found = self._read(barcode, digest)
+        for ticket, sealed in self._db.execute(
+            "SELECT ticket, sealed FROM external WHERE digest = ?", (digest,)
+        ):
+            barcode_id = self._secrets.unseal(sealed, barcode)
+            other = self._read(barcode_id, ticket) if barcode_id is not None and ticket != digest else None
+            if other is None:
+                continue
+            if found is not None:
+                return Ambiguous()
+            found = other
+        return found
+
+    def digest(self, barcode_id: str) -> bytes:
+        """The key under which a barcode_id is known, here and in the journal."""
+        return self._secrets.digest(barcode_id)
+
+    def put(self, tickets: Iterable[Ticket], *, asked_ms: int, run: int) -> None:
+        """Writes rows of a download in one transaction. ``run`` is 0 for a delta."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for ticket in tickets:
+                self._put(ticket, asked_ms, run)
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+
+    def unseen(self, run: int) -> int:
+        """How many present tickets the full download ``run`` has not seen."""
+        query = "SELECT count(*) FROM ticket WHERE run < ? AND absent = 0"
+        return int(self._db.execute(query, (run,)).fetchone()[0])
+
+    def sweep(self, run: int, limit: int) -> int:
+        """Marks up to ``limit`` tickets that ``run`` did not see as absent; returns how many it marked."""
+        return self._db.execute(
+            "UPDATE ticket SET absent = 1 WHERE digest IN"
+            " (SELECT digest FROM ticket WHERE run < ? AND absent = 0 LIMIT ?)",
+            (run, limit),
+        ).rowcount
+
+    def count(self) -> int:
+        """Tickets present."""
+        return int(self._db.execute("SELECT count(*) FROM ticket WHERE absent = 0").fetchone()[0])
+
+    def checkpoint(self) -> None:
+        """Moves what the WAL holds into the file; waits for nobody."""
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def _read(self, barcode_id: str, digest: bytes) -> Found | None:
+        row = self._db.execute(
+            f"SELECT {_COLUMNS}, asked_ms FROM ticket WHERE digest = ? AND absent = 0",  # noqa: S608
+            (digest,),
+        ).fetchone()
+        return row and Found(_ticket(barcode_id, row), digest, row[-1])
+
+    def _put(self, ticket: Ticket, asked_ms: int, run: int) -> None:
+        digest = self._secrets.digest(ticket.barcode_id)
+        if ticket.unreadable and self._db.execute(_SEEN, (run, digest)).rowcount:
+            return
+        self._db.execute(_UPSERT, (digest, *_row(ticket), asked_ms, run))
+        if ticket.external_barcode_id and ticket.external_barcode_id != ticket.barcode_id:
+            self._db.execute(
+                "INSERT OR REPLACE INTO external VALUES (?, ?, ?)",
+                (
+                    self._secrets.digest(ticket.external_barcode_id),
+                    digest,
+                    self._secrets.seal(ticket.barcode_id, ticket.external_barcode_id),
+                ),
+            )
+
+
+def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
+    return (
+        ticket.type_id,
+        ticket.type_name,
+        ticket.subtitle,
+        ticket.section,
+        ticket.row,
+        ticket.seat,
+        ticket.checkin_allowed,
+        ticket.canceled,
+        _seconds(ticket.expire_from),
+        _seconds(ticket.valid_from),
+        _seconds(ticket.valid_till),
+        ticket.max_checkins,
+        ticket.remaining,
+        ticket.checked_in,
+        _seconds(ticket.last_checked_in),
+        _seconds(ticket.last_checked_out),
+        ticket.unreadable,
+    )
+
+
+def _ticket(barcode_id: str, row: tuple[Any, ...]) -> Ticket:
+    type_id, type_name, subtitle, section, seat_row, seat, allowed, canceled, *rest = row
+    (
+        expire_from,
+        valid_from,
+        valid_till,
+        max_checkins,
+        remaining,
+        checked_in,
+        last_in,
+        last_out,
+        unreadable,
+    ) = rest[:9]
+    return Ticket(
+        barcode_id=barcode_id,
+        type_id=type_id,
+        type_name=type_name,
+        subtitle=subtitle,
+        section=section,
+        row=seat_row,
+        seat=seat,
+        checkin_allowed=bool(allowed),
+        canceled=bool(canceled),
+        expire_from=_time(expire_from),
+        valid_from=_time(valid_from),
+        valid_till=_time(valid_till),
+        max_checkins=max_checkins,
+        remaining=remaining,
+        checked_in=checked_in,
+        last_checked_in=_time(last_in),
+        last_checked_out=_time(last_out),
+        unreadable=unreadable,
+    )
+
+
+def _seconds(time: datetime | None) -> int | None:
+    return None if time is None else int(time.timestamp())
+
+
+def _time(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,16 @@
+"""The gate's running time: milliseconds that a gated of this journal has run, over all its starts.
+
+It never steps and never runs backwards, whatever the wall clock does and however often the power goes, so it
+can say that ten minutes have passed. Time without power does not count: what waits, waits longer.
+"""
+
+
+class RunningTime:
+    """Maps this boot's monotonic seconds to running milliseconds."""
+
+    def __init__(self, so_far_ms: int, monotonic: float) -> None:
+        self._offset_ms = so_far_ms - monotonic * 1000
+
+    def at(self, monotonic: float) -> int:
+        """Running milliseconds at a monotonic time of this process's boot."""
+        return int(self._offset_ms + monotonic * 1000)

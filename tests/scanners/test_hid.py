@@ -1,0 +1,180 @@
+"""HID scanners over recorded events."""
+
+import asyncio
+import errno
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gated.core.barcode import KEY_LEFTSHIFT, Malformed, MalformedWhy
+from gated.scanners import ScannerState, hid
+from gated.scanners.hid import EV_SYN, SYN_DROPPED, HidScanner, InputDevice
+from tests.scanners.keys import tap, typed
+from tests.scanners.worlds import FRAMING, Ear, Event, RecordedDevice, reports
+
+DROPPED = Event(EV_SYN, SYN_DROPPED, 0)
+NAME = "/dev/input/by-id/scanner"
+
+
+@pytest.fixture(autouse=True)
+def rescan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hid, "RESCAN_S", 0.01)
+
+
+@pytest.fixture
+def device() -> RecordedDevice:
+    return RecordedDevice()
+
+
+@pytest.fixture
+async def scanner(device: RecordedDevice) -> AsyncIterator[HidScanner]:
+    scanner = HidScanner("hid", NAME, FRAMING, lambda _: device)
+    yield scanner
+    await scanner.close()
+
+
+@pytest.fixture
+async def ear(scanner: HidScanner) -> Ear:
+    ear = Ear()
+    ear.listen(scanner)
+    assert await ear.state() is ScannerState.READING
+    return ear
+
+
+def failing(number: int) -> Callable[[str], InputDevice]:
+    def open_device(path: str) -> InputDevice:
+        raise OSError(number, os.strerror(number), path)
+
+    return open_device
+
+
+async def lost(scanner: HidScanner) -> str:
+    """Why ``scanner`` is lost at once."""
+    ear = Ear()
+    ear.listen(scanner)
+    state, why = await ear.news()
+    assert scanner.alive()
+    await scanner.close()
+    assert state is ScannerState.LOST
+    return why
+
+
+async def test_a_device_is_grabbed_before_it_is_first_read(device: RecordedDevice, ear: Ear) -> None:
+    device.play(reports(typed("TICKET")))
+    assert await ear.barcode() == "TICKET"
+    assert device.history[:2] == ["grab", "read"]
+
+
+async def test_a_device_that_another_program_has_grabbed_is_never_read(
+    device: RecordedDevice, scanner: HidScanner
+) -> None:
+    device.grabbed_elsewhere = True
+    assert await lost(scanner) == f"{NAME}: grabbed by another program"
+    assert device.history == ["grab", "close"]
+
+
+async def test_a_device_is_read_once_the_other_program_lets_it_go() -> None:
+    taken, free = RecordedDevice(), RecordedDevice()
+    taken.grabbed_elsewhere = True
+    devices = [taken, free]
+    scanner = HidScanner("hid", NAME, FRAMING, lambda _: devices.pop(0))
+    ear = Ear()
+    ear.listen(scanner)
+    assert [await ear.state(), await ear.state()] == [ScannerState.LOST, ScannerState.READING]
+    await scanner.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.ENOENT, "not there"),
+        (errno.EACCES, "permission denied: is gated in the group input?"),
+        (errno.EMFILE, "[Errno 24] Too many open files: '/dev/input/by-id/scanner'"),
+    ],
+)
+async def test_a_device_that_can_not_be_opened_is_lost_with_its_reason(number: int, why: str) -> None:
+    assert await lost(HidScanner("hid", NAME, FRAMING, failing(number))) == f"{NAME}: {why}"
+
+
+async def test_a_node_without_digits_and_enter_is_not_the_scanners(
+    device: RecordedDevice, scanner: HidScanner
+) -> None:
+    device.keys = [113, 114, 115]  # the volume keys of a composite device
+    assert "-event-kbd" in await lost(scanner)
+    assert device.history == ["close"]
+
+
+async def test_without_evdev_the_scanner_is_lost_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evdev", None)
+    assert "apt install python3-evdev" in await lost(HidScanner("hid", NAME, FRAMING))
+
+
+@pytest.mark.parametrize(("name", "why"), [("absent", "not there"), ("file", "not an event device")])
+async def test_a_name_that_is_no_event_device_is_lost_with_its_reason(
+    tmp_path: Path, name: str, why: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert (await lost(HidScanner("hid", str(tmp_path / name), FRAMING))).endswith(f": {why}")
+
+
+async def test_an_unplugged_device_is_closed(device: RecordedDevice, ear: Ear) -> None:
+    device.pull()
+    assert await ear.news() == (ScannerState.LOST, f"{NAME}: unplugged")
+    assert device.history[-1] == "close"
+
+
+async def test_half_a_barcode_is_not_joined_to_one_after_a_loss() -> None:
+    before, after = RecordedDevice(), RecordedDevice()
+    devices = [before, after]
+    scanner = HidScanner("hid", NAME, FRAMING, lambda _: devices.pop(0))
+    ear = Ear()
+    ear.listen(scanner)
+    before.play(reports([*tap(2), (KEY_LEFTSHIFT, 1)]))
+    await asyncio.sleep(0.005)
+    before.pull()
+    after.play(reports(typed("def")))
+    assert await ear.barcode() == "def"
+    await scanner.close()
+
+
+async def test_when_the_kernel_dropped_events_the_barcode_under_way_is_malformed(
+    device: RecordedDevice, ear: Ear
+) -> None:
+    device.play([*reports(tap(2)), DROPPED, *reports(typed("bc"))])
+    device.play(reports(typed("next")))
+    assert await ear.read() == Malformed(MalformedWhy.KEYS_LOST, 1)  # the "b" is stale
+    assert await ear.barcode() == "next"
+
+
+async def test_an_enter_between_a_drop_and_the_next_report_ends_nothing(
+    device: RecordedDevice, ear: Ear
+) -> None:
+    device.play([DROPPED, *reports(typed("")), *reports(typed("b"))])
+    assert await ear.read() == Malformed(MalformedWhy.KEYS_LOST, 1)
+    assert ear.reads.empty()
+
+
+async def test_a_partial_barcode_is_dropped_after_the_character_time_out(
+    device: RecordedDevice, scanner: HidScanner, ear: Ear
+) -> None:
+    device.play(reports([*tap(2), *tap(3)]))
+    async with asyncio.timeout(2):
+        while not scanner.partials:
+            await asyncio.sleep(0.005)
+    device.play(reports(typed("DEF")))
+    assert await ear.barcode() == "DEF"
+
+
+async def test_a_loop_that_was_held_up_does_not_cut_a_barcode_in_two(
+    device: RecordedDevice, ear: Ear
+) -> None:
+    events = reports(typed("ABCDEF"))
+    device.play(events[:8])
+    await asyncio.sleep(0.001)
+    device.play(events[8:])
+    time.sleep(1.5 * FRAMING.character_timeout.total_seconds())
+    assert await ear.barcode() == "ABCDEF"

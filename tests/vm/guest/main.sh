@@ -1,0 +1,3 @@
+#!/bin/sh
+# What the guest runs: lays out the kernel's parts, then the scenario. Standard output is the tests' to read.
+./bench.sh && exec python3 -u scenario.py
