@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
-
 from gated import __version__
-from gated.config import load, password
-from gated.errors import ConfigError, GatedError
-from gated.systemd import credentials_directory, runtime_directory
+from gated.checkout import enter_venv
+
+if __name__ == "__main__":
+    enter_venv("", ["-m", "gated", *sys.argv[1:]])  # a bare checkout gets the libraries that follow
+
+import click  # noqa: E402
+
+from gated.config import load, password  # noqa: E402
+from gated.errors import ConfigError, GatedError  # noqa: E402
+from gated.systemd import credentials_directory, runtime_directory  # noqa: E402
 
 CONFIG = Path("/etc/gated/gated.toml")
 NO_GO, MISUSE = 1, 2
