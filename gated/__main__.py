@@ -16,11 +16,11 @@ from gated.checkout import enter_venv
 if __name__ == "__main__":
     enter_venv("", ["-m", "gated", *sys.argv[1:]])  # a bare checkout gets the libraries that follow
 
-import click  # noqa: E402
+import click
 
-from gated.config import load, password  # noqa: E402
-from gated.errors import ConfigError, GatedError  # noqa: E402
-from gated.systemd import credentials_directory, runtime_directory  # noqa: E402
+from gated.config import load, password
+from gated.errors import ConfigError, GatedError
+from gated.systemd import credentials_directory, runtime_directory
 
 CONFIG = Path("/etc/gated/gated.toml")
 NO_GO, MISUSE = 1, 2
@@ -140,11 +140,12 @@ def sync(config_path: Path, *, as_json: bool, full: bool, accept_removals: bool)
 @main.command()
 @click.argument("lane")
 @click.option("--why", required=True, help="The reason, for the journal.")
+@click.option("--ticket", default="", metavar="BARCODE", help="Check this ticket in (or out) as well.")
 @config_option
 @json_option
-def release(lane: str, why: str, config_path: Path, *, as_json: bool) -> None:
+def release(lane: str, why: str, ticket: str, config_path: Path, *, as_json: bool) -> None:
     """Release LANE's barrier for one guest."""
-    answer = next(_ask(config_path, "release", lane=lane, why=why))
+    answer = next(_ask(config_path, "release", lane=lane, why=why, ticket=ticket))
     click.echo(json.dumps(answer) if as_json else f"{lane}: released")
 
 

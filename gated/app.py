@@ -9,6 +9,7 @@ import asyncio
 import random
 import signal
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -18,17 +19,19 @@ from typing import Any
 from gated import __version__, log
 from gated.api.client import ApiSettings, TicketScanApi
 from gated.asking import Asker, AskingRules
-from gated.build import build_lane, desk_rules
+from gated.build import build_lane, desk_rules, setting
 from gated.clock import Clock, SystemClock
 from gated.config import Config, Fallback, Reset
 from gated.contacts import EmergencyInput
 from gated.control import SOCKET, ControlServer
 from gated.core import backoff
+from gated.core.barcode import Barcode, read_text
 from gated.core.emergency import Came
 from gated.core.passage import EmergencyBegan, EmergencyEnded, Mode, ModeCommanded
 from gated.core.scan import LaneName
 from gated.core.signals import Outcome
 from gated.errors import ApiRefused, ControlError, GatedError
+from gated.interlock import Interlock
 from gated.jobs import Jobs
 from gated.lane import Gate, RunningLane
 from gated.pins import Pins, open_pins
@@ -37,7 +40,7 @@ from gated.sync import Progress, Sync
 from gated.systemd import Notifier, runtime_directory
 
 _EVERY = timedelta(seconds=1)  # how often the gate looks at itself
-_UPLOAD_AFTER = 1.0  # seconds after a scan; those that follow at once go in the same batch
+_UPLOAD_AFTER = 0.25  # seconds after a scan: not while its lane is busy with it
 _UPLOAD_EVERY = timedelta(seconds=30)
 _DELTA_EVERY = timedelta(seconds=120)  # until the service says otherwise
 _FULL_EVERY = timedelta(hours=1)
@@ -122,8 +125,10 @@ class App:
 
     async def _start_lanes(self, pins: Pins, stack: AsyncExitStack) -> None:
         gate = Gate(self._store, self._asker, self._clock, self._happened)
+        turns: defaultdict[str, Interlock] = defaultdict(Interlock)
         for config in self._config.lanes:
-            lane = build_lane(config, self._config, pins, gate)
+            turn = turns[config.barrier] if config.interlock else None
+            lane = build_lane(config, setting(config, self._config, turn), pins, gate)
             stack.push_async_callback(lane.close)
             self._lanes[config.name] = lane
             if (mode := await self._store.note(f"mode:{config.name}")) is not None:
@@ -297,9 +302,9 @@ class App:
             yield asdict(step)
         yield {"tickets": await download}
 
-    async def _release(self, *, lane: str, why: str) -> AsyncIterator[Mapping[str, Any]]:
+    async def _release(self, *, lane: str, why: str, ticket: str = "") -> AsyncIterator[Mapping[str, Any]]:
         running = self._lane(lane)
-        if not running.release_by_operator():
+        if not await running.release_by_operator(_barcode(ticket)):
             raise ControlError(f"{lane} is locked", hint=f'Unlock it first: gated mode "{lane}" controlled')
         await self._store.occurred("command", lane, "release", why, self._clock.now())
         self._log.info("released_by_operator", lane=lane, why=why)
@@ -327,3 +332,11 @@ class App:
         if found is None:
             raise ControlError(f"there is no lane {name!r}", hint=f"One of: {', '.join(self._lanes)}")
         return found
+
+
+def _barcode(typed: str) -> str:
+    """A barcode that an operator typed, read as a scanner's would be; blank for none. Raises ControlError."""
+    read = read_text(typed) if typed else Barcode("")
+    if not isinstance(read, Barcode):
+        raise ControlError(f"that is no barcode: {read.why}")
+    return read.text

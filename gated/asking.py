@@ -83,7 +83,7 @@ class Asker:
         return self.service is not None and self._failures < _FAILURES
 
     def answered(self) -> None:
-        """The API has answered, to whatever it was asked."""
+        """The API has answered a question, or a probe."""
         self._failures = 0
 
     def did_not_answer(self) -> None:
@@ -109,7 +109,9 @@ class Asker:
             return decided
         verdict = call.result()
         if verdict is None:
+            self.did_not_answer()
             return await self._fall_back(ask)
+        self.answered()
         if verdict.reason is Reason.UNKNOWN:
             self._unknown[ask.scan.lane].append(self._monotonic())
         return await self._store.settle(ask, verdict, ask.origin, by_server=verdict.admitted)
@@ -127,14 +129,11 @@ class Asker:
         try:
             answer: Dated[DirectAnswer] = await send(self.service or "", ask.barcode_id)
         except ApiRefused as error:
-            self.answered()
             self._log.warning("ask_refused", status=error.status, error=str(error))
             return _refusal(error.status, ask)
         except ApiError as error:
-            self.did_not_answer()
             self._log.warning("ask_failed", error=str(error), hint=error.hint)
             return None
-        self.answered()
         if answer.value.elements > 1:
             self._log.error("ask_checked_in_several", elements=answer.value.elements)
         return verdict_of(answer.value, ask.scan.direction)
@@ -147,6 +146,7 @@ class Asker:
         verdict = await call
         if verdict is None:
             return
+        self.answered()
         self._log.info("late_answer", lane=decided.scan.lane, code=verdict.code, scan=str(decided.scan.id))
         if verdict.admitted and decided.verdict.admitted and decided.seq is not None:
             await self._store.recorded_by_server(decided.seq, self._monotonic())

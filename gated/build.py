@@ -6,6 +6,7 @@ from gated.config import (
     ExitOpens,
     LampsConfig,
     LaneConfig,
+    OfflineCheckouts,
     ScannerConfig,
     ScannerKind,
     Strategy,
@@ -23,6 +24,7 @@ from gated.core.passage import (
 )
 from gated.core.scan import Direction
 from gated.core.signals import Lamp
+from gated.interlock import Interlock
 from gated.lane import Equipment, Gate, RunningLane, Setting
 from gated.pins import Normally, Output, Pins
 from gated.scanners import Scanner
@@ -36,12 +38,16 @@ def desk_rules(config: Config) -> DeskRules:
     return DeskRules(
         reentry_after_checkout=config.decision.reentry_after_checkout,
         regrant=config.decision.regrant,
-        upload=UploadRules(config.upload.denials, config.upload.unknown),
+        upload=UploadRules(
+            denials=config.upload.denials,
+            unknown=config.upload.unknown,
+            replay_checkouts=config.upload.offline_checkouts is OfflineCheckouts.REPLAY,
+        ),
         admit_undurable=config.disk.on_failure is DiskFailure.ADMIT,
     )
 
 
-def build_lane(config: LaneConfig, whole: Config, pins: Pins, gate: Gate) -> RunningLane:
+def build_lane(config: LaneConfig, setting: Setting, pins: Pins, gate: Gate) -> RunningLane:
     """Claims a lane's pins and puts the lane together. Raises PinError."""
     buzzer = config.buzzer
     equipment = Equipment(
@@ -50,12 +56,13 @@ def build_lane(config: LaneConfig, whole: Config, pins: Pins, gate: Gate) -> Run
         buzzer=pins.output(buzzer.pin, active_high=buzzer.active_high) if buzzer else None,
         scanners=tuple(_scanner(each) for each in config.scanners),
     )
-    lane = RunningLane(_setting(config, whole), equipment, gate)
+    lane = RunningLane(setting, equipment, gate)
     lane.own(_contacts(config, pins, lane))
     return lane
 
 
-def _setting(config: LaneConfig, whole: Config) -> Setting:
+def setting(config: LaneConfig, whole: Config, interlock: Interlock | None) -> Setting:
+    """What a lane is; ``interlock`` is that of its barrier, if it is to take turns."""
     return Setting(
         name=config.name,
         rules=_lane_rules(config, whole),
@@ -63,6 +70,7 @@ def _setting(config: LaneConfig, whole: Config) -> Setting:
         ticket_types=frozenset(config.ticket_types),
         ask_known=whole.gate.strategy is Strategy.DIRECT,
         ask_unknown=whole.decision.unknown is UnknownTickets.ASK,
+        interlock=interlock,
     )
 
 

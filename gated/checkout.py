@@ -43,7 +43,7 @@ def _make(folder: Path, python: Path, extra: str) -> None:
         with_pip = True
     if not _same_python(python):
         venv.create(folder, clear=True, symlinks=True, with_pip=with_pip)
-    pip = [python, "-m", "pip"] if with_pip else [sys.executable, "-m", "pip", "--python", python]
+    pip = [str(python), "-m", "pip"] if with_pip else [sys.executable, "-m", "pip", "--python", str(python)]
     target = f"{ROOT}[{extra}]" if extra else str(ROOT)
     install = [*pip, "install", "--quiet", "--disable-pip-version-check", "--editable", target]
     if subprocess.run(install, check=False).returncode:  # noqa: S603 - our own

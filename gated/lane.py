@@ -23,11 +23,14 @@ from gated.core.scan import LaneName, Scan
 from gated.core.signals import SIGNALS, Lamp, Outcome
 from gated.core.verdict import Origin, Reason, deny
 from gated.errors import PinError, StoreError
+from gated.interlock import Interlock
 from gated.pins import Output
 from gated.pins.player import Player
 from gated.scanners import Scanner, ScannerState
 from gated.store import Ask, Decided, Passage, Store, Terms
 
+# What may release a barrier that is shared.
+_NEEDS_TURN = (passage.BarcodeRead, passage.MalformedRead, passage.OperatorReleased)
 # Admissions whose end may still be told: the standing grant, and those just before it.
 _REMEMBERED = 8
 
@@ -109,6 +112,8 @@ class Setting:
     ask_known: bool
     """The direct strategy."""
     ask_unknown: bool
+    interlock: Interlock | None = None
+    """Set where the lane shares its barrier and takes turns."""
 
 
 @dataclass(slots=True)
@@ -207,11 +212,18 @@ class RunningLane:
         if self._lane.state is State.READY:
             self._show(Outcome.READY)
 
-    def release_by_operator(self) -> bool:
-        """Releases the barrier for one guest; False where the lane's state outranks an operator."""
-        allowed = self._lane.state is not State.LOCKED
+    async def release_by_operator(self, ticket: str = "") -> bool:
+        """Releases the barrier for one guest; False where the lane's state outranks an operator.
+
+        ``ticket`` is the barcode of a ticket that is to be checked in, or out, as well. Raises StoreError.
+        """
+        if self._lane.state is State.LOCKED:
+            return False
+        if ticket:
+            scan = self._scan(ticket)
+            self._tell(await self._store.override(scan), scan.at.monotonic)
         self.feed(passage.OperatorReleased())
-        return allowed
+        return True
 
     def read(self, read: Read, at: float) -> None:
         """Takes what a scanner read at monotonic time ``at``."""
@@ -224,10 +236,20 @@ class RunningLane:
         self._read_at = None
 
     def feed(self, event: passage.Event) -> None:
-        """Gives the lane an event and carries out what follows."""
+        """Gives the lane an event and carries out what follows, when it is the lane's turn."""
+        turns, name = self.setting.interlock, self.setting.name
+        if turns is not None and isinstance(event, _NEEDS_TURN) and not turns.may(name):
+            turns.wait(name, self.setting.rules.direction, partial(self._take, event))
+            self._show(Outcome.DECIDING)
+            return
+        self._take(event)
+
+    def _take(self, event: passage.Event) -> None:
         self._lane, effects = passage.step(self._lane, self.setting.rules, event)
         for effect in sorted(effects, key=_release_first):
             self._perform(effect)
+        if self.setting.interlock is not None:
+            self.setting.interlock.moved(self.setting.name, self._lane.state)
 
     def _perform(self, effect: passage.Effect) -> None:
         match effect:
@@ -292,14 +314,12 @@ class RunningLane:
             self.feed(passage.ScannersLost() if lost else passage.ScannersFound())
 
     async def _decide(self, number: int, barcode: str, read_at: float) -> None:
-        at = self._clock.now()
-        name, rules = self.setting.name, self.setting.rules
-        scan = Scan(new_scan_id(at), barcode, name, rules.direction, at)
+        scan = self._scan(barcode)
         terms = Terms(
             lane_types=self.setting.ticket_types,
             ask_known=self.setting.ask_known and self._asker.worthwhile,
             ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
-            rationed=self._asker.rationed(name),
+            rationed=self._asker.rationed(scan.lane),
         )
         try:
             answer = await self._store.decide(scan, terms)
@@ -311,6 +331,10 @@ class RunningLane:
             self._remember(number, decided.seq)
         self.feed(passage.Decided(number, decided.verdict))
         self._tell(decided, read_at)
+
+    def _scan(self, barcode: str) -> Scan:
+        at = self._clock.now()
+        return Scan(new_scan_id(at), barcode, self.setting.name, self.setting.rules.direction, at)
 
     def _tell(self, decided: Decided, read_at: float) -> None:
         scan, verdict = decided.scan, decided.verdict
@@ -331,9 +355,8 @@ class RunningLane:
         self._changed("scan", {**told, "message": verdict.message, "ticket_type": ticket_type})
 
     async def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
-        at = self._clock.now()
-        scan = Scan(new_scan_id(at), barcode, self.setting.name, self.setting.rules.direction, at)
-        self._tell(await self._store.write_undecided(scan, deny(None, reason)), read_at)
+        decided = await self._store.write_undecided(self._scan(barcode), deny(None, reason))
+        self._tell(decided, read_at)
 
     def _remember(self, number: int, seq: int) -> None:
         """Keeps the journal's number of an admission until it is known what came of it."""

@@ -7,7 +7,7 @@
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from gated.api.client import Dated, TicketScanApi
 from gated.api.wire import Page, Service, UploadRow, choose_service
 from gated.asking import Asker
 from gated.clock import Clock
-from gated.core.outbox import Row
+from gated.core.outbox import Kind, Row
 from gated.errors import ApiError, ApiRefused, GatedError
 from gated.store import Store
 
@@ -87,16 +87,25 @@ class Sync:
         service = self.service or await self.connect()
         while rows := await self._store.freeze(BATCH, self._clock.now()):
             try:
-                answer = await self._api.upload(service.id, [_upload_row(row) for row in rows])
+                await self._send(service, rows)
             except ApiError as error:
                 self._failed(error)
                 raise
-            self._learn(answer)
-            await self._store.acknowledge(rows, self._clock.now().monotonic)
             sent += len(rows)
         if sent:
             self._log.info("uploaded", scans=sent)
         return sent
+
+    async def _send(self, service: Service, rows: Sequence[Row]) -> None:
+        """Sends rows of one kind; each is acknowledged as soon as the server has it."""
+        if rows[0].kind is not Kind.CHECK_OUT:
+            self._learn(await self._api.upload(service.id, [_upload_row(row) for row in rows]))
+            await self._store.acknowledge(rows, self._clock.now().monotonic)
+            return
+        for row in rows:
+            # Whatever the server says of it, it has been told: 210 if an answer was lost the last time.
+            self._learn(await self._api.check_out(service.id, row.barcode_id))
+            await self._store.acknowledge((row,), self._clock.now().monotonic)
 
     async def delta(self) -> int:
         """Fetches what has changed since the mark; returns the rows read. Raises ApiError, StoreError.
@@ -162,6 +171,7 @@ class Sync:
             self._failed(error)
         else:
             self._learn(answer)
+            self._asker.answered()
             if self.service is None:
                 await self.connect()
 
@@ -204,7 +214,6 @@ class Sync:
 
     def _learn(self, answer: Dated[Any]) -> None:
         """The API has answered: that, and what time it is there."""
-        self._asker.answered()
         if answer.date is not None:
             self._clock.learn(answer.date, answer.received)
         if self.trouble is not None:
@@ -215,7 +224,7 @@ class Sync:
         """The API has not done what was asked; the log is told once for each kind of trouble."""
         if error.retry and not isinstance(error, ApiRefused):
             self._asker.did_not_answer()
-        if self.trouble is None or str(self.trouble) != str(error):
+        if type(self.trouble) is not type(error):
             self._log.warning("api_trouble", error=str(error), hint=error.hint)
         self.trouble = error
 

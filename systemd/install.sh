@@ -87,7 +87,9 @@ install_gated() {
 }
 
 pip() {
-    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@" || fail "pip failed; see above"
+    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@" && return
+    [ -n "$wheel" ] || fail "pip failed, see above. Without a network give it a wheel: install.sh WHEEL"
+    fail "pip failed, see above. Wheels of missing libraries may lie beside $wheel"
 }
 
 install_system_files() {

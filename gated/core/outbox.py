@@ -12,10 +12,11 @@ from gated.core.verdict import Origin, Reason, Verdict
 
 
 class Kind(IntEnum):
-    """The outbox's two queues, the first goes first."""
+    """The outbox's queues, the first goes first; check-outs that are replayed go one by one."""
 
     CHECK_IN = 0
     OTHER = 1
+    CHECK_OUT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class UploadRules:
 
     denials: bool = True
     unknown: bool = True
+    replay_checkouts: bool = False
+    """Send a check-out as the call that it missed, not as an uploaded scan."""
 
 
 UPLOAD_ALL = UploadRules()
@@ -56,6 +59,8 @@ def kind_of(verdict: Verdict, origin: Origin, rules: UploadRules) -> Kind | None
         return None
     if code == 100:
         return Kind.CHECK_IN
+    if code == 200 and rules.replay_checkouts:
+        return Kind.CHECK_OUT
     return Kind.OTHER if verdict.admitted or rules.denials else None
 
 

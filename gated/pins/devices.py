@@ -24,6 +24,20 @@ from gated.pins.chip import find_chip
 log = logging.getLogger(__name__)
 
 
+class _ClaimedOutput(OutputDevice):  # type: ignore[misc] # gpiozero has no types
+    """An output that is inactive from its first instant, or not reserved either.
+
+    gpiozero's own keeps its pin reserved when the claim fails, and any later claim would then read that pin
+    for its message, for which lgpio claims it as an input.
+    """
+
+    def __init__(self, pin: int, active_high: bool, factory: Any) -> None:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            super().__init__(pin, active_high=active_high, initial_value=False, pin_factory=factory)
+            undo.pop_all()
+
+
 class GpioOutput:
     """An output on a gpiozero device."""
 
@@ -86,7 +100,7 @@ class GpioPins:
 
     def output(self, pin: int, *, active_high: bool) -> Output:
         with self.translated(f"claiming GPIO{pin} as an output"):
-            device = OutputDevice(pin, active_high=active_high, initial_value=False, pin_factory=self.factory)
+            device = _ClaimedOutput(pin, active_high, self.factory)
         output = GpioOutput(pin, device, self)
         self._outputs.append(output)
         return output

@@ -19,6 +19,7 @@ kernel's monotonic clock, the same as ``time.monotonic``.
 """
 
 from collections import defaultdict
+from threading import Lock
 from typing import Any
 
 import lgpio
@@ -61,6 +62,9 @@ class QuietPin(LGPIOPin):  # type: ignore[misc] # gpiozero has no types
         lgpio.gpio_claim_alert(self._handle, self._number, lgpio.BOTH_EDGES, lgpio.SET_PULL_UP)
         self._claimed = True
 
+    def _get_pull(self) -> str:
+        return "up"  # as claimed; gpiozero would ask the kernel, and if in doubt claim again without edges
+
     def _enable_event_detect(self) -> None:
         self._callback = lgpio.callback(self._handle, self._number, lgpio.BOTH_EDGES, self._edge)
 
@@ -81,9 +85,11 @@ class QuietFactory(LGPIOFactory):  # type: ignore[misc] # gpiozero has no types
 
     def __init__(self, chip: int) -> None:
         super(LGPIOFactory, self).__init__()  # LGPIOFactory's own may choose another chip
-        # gpiozero shares these between all local factories of a process; here they end with this one.
+        # gpiozero shares these between all local factories of a process. Here they end with this one; and a
+        # forgotten device of another one, collected in the middle of a claim, can't wait for this one's lock.
         self.pins: dict[Any, QuietPin] = {}
         self._reservations: dict[Any, list[Any]] = defaultdict(list)
+        self._res_lock = Lock()
         self.pin_class = QuietPin
         self._chip = chip
         self._handle = lgpio.gpiochip_open(chip)

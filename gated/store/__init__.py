@@ -109,6 +109,10 @@ class Store:
         """Makes durable a scan on which nothing was decided."""
         return await self._writer.do(lambda: self._desk.write_undecided(scan, verdict), urgent=True)
 
+    async def override(self, scan: Scan) -> Decided:
+        """Makes durable that an operator admitted a ticket, whatever the rules say."""
+        return await self._writer.do(lambda: self._desk.override(scan), urgent=True)
+
     async def recorded_by_server(self, seq: int, monotonic: float) -> None:
         """Notes that the server has a scan after all: a late answer said so. It need not be uploaded."""
         await self._writer.do(lambda: self._journal.acknowledge_one(seq, self._running.at(monotonic)))

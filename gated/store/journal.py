@@ -234,7 +234,7 @@ class Journal:
     def outbox_size(self) -> OutboxSize:
         """How much waits for the server."""
         check_ins, others, oldest = self._db.execute(
-            "SELECT coalesce(sum(kind = 0), 0), coalesce(sum(kind = 1), 0), min(seq) FROM outbox"
+            "SELECT coalesce(sum(kind = 0), 0), coalesce(sum(kind <> 0), 0), min(seq) FROM outbox"
         ).fetchone()
         if oldest is None:
             return OutboxSize(0, 0, None)

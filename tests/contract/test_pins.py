@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -32,7 +32,7 @@ class MockRig:
     """The real devices, on pins in memory."""
 
     def __init__(self) -> None:
-        self.pins: Any = open_pins(PinFactory.MOCK, asyncio.get_running_loop())
+        self.pins = cast(Any, open_pins(PinFactory.MOCK, asyncio.get_running_loop()))
         self.contact = self.pins.factory.pin(CONTACT)
 
     def close_contact(self, _: Normally) -> None:

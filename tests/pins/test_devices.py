@@ -74,6 +74,6 @@ async def test_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_gpiozero_and_lgpio_are_not_imported_before_pins_are_opened() -> None:
-    script = "import gated.pins, gated.pins.player, gated.pins.fake, sys; print({'gpiozero', 'lgpio'} & {*sys.modules})"
+    script = "import sys, gated.pins.player, gated.pins.fake; print({'gpiozero', 'lgpio'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

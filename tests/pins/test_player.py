@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gated.core.signals import OFF, SIGNALS, STEADY, Lamp, Outcome, Pattern, Signal
+from gated.core.signals import SIGNALS, STEADY, Lamp, Outcome, Pattern, Signal
 from gated.errors import PinError
 from gated.pins import PinFactory, open_pins
 from gated.pins.fake import FakePins
@@ -203,11 +203,13 @@ async def test_real_devices_are_played_on_a_real_loop() -> None:
 
     loop = asyncio.get_running_loop()
     pins: Any = open_pins(PinFactory.MOCK, loop)
-    player = Player({Lamp.GREEN: pins.output(GREEN, active_high=False)}, None, loop, fail)
+    lamp = pins.output(GREEN, active_high=False)
+    player = Player({Lamp.GREEN: lamp}, None, loop, fail)
     pin = pins.factory.pin(GREEN)
     pin.clear_states()
-    player.show(green(pattern(2, 2, times=2)))
-    await asyncio.sleep(0.02)
-    player.show(green(OFF))
-    assert [state.state for state in pin.states] == [True, False, True, False, True]
+    player.show(green(pattern(2, 2, times=1)))
+    async with asyncio.timeout(1):
+        while lamp.active:
+            await asyncio.sleep(0.001)
+    assert [state.state for state in pin.states] == [True, False, True]
     pins.close()

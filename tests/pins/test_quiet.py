@@ -197,6 +197,22 @@ async def test_a_pin_another_program_has_is_an_error_that_names_it(pins: Pins, l
     assert lgpio.calls == [("close", HANDLE)]
 
 
+async def test_a_pin_whose_claim_failed_can_be_claimed_later(pins: Pins, lgpio: Lgpio) -> None:
+    lgpio.busy.add(RELEASE)
+    with pytest.raises(PinError) as failed:
+        pins.output(RELEASE, active_high=True)
+    lgpio.busy.clear()
+    pins.output(RELEASE, active_high=True).write(True)
+    assert lgpio.levels[RELEASE] == 1
+    assert failed  # it holds on to gpiozero's device to the end of the test
+
+
+async def test_two_factories_share_nothing(pins: Any, lgpio: Lgpio, tmp_path: Path) -> None:
+    other: Any = open_pins(PinFactory.LGPIO, asyncio.get_running_loop(), root=tmp_path)
+    assert other.factory.pins is not pins.factory.pins
+    assert other.factory._res_lock is not pins.factory._res_lock
+
+
 async def test_an_output_that_can_not_be_written_is_an_error_and_stays_as_it_was(
     pins: Pins, lgpio: Lgpio
 ) -> None:

@@ -28,7 +28,7 @@ CREATE INDEX movement ON scan (ticket) WHERE moves = 1;
 
 -- What the server has not acknowledged. The only place of a clear barcode; wiped with its row (secure_delete).
 CREATE TABLE outbox (
-    kind           INTEGER NOT NULL,    -- 0 check-ins, 1 the rest
+    kind           INTEGER NOT NULL,    -- 0 check-ins, 1 the rest, 2 check-outs to be replayed
     seq            INTEGER NOT NULL REFERENCES scan (seq),
     barcode_id     TEXT NOT NULL,
     status_message TEXT NOT NULL,

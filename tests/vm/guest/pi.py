@@ -28,6 +28,7 @@ USAGES = {letter: 4 + n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")
 USAGES |= {digit: 30 + n for n, digit in enumerate("1234567890")}
 USAGES |= {"\n": 40, "-": 45}
 LEFT_SHIFT = 2
+KEY_S = 0.004  # between two reports; real scanners take 2 to 10 ms a character
 
 T = TypeVar("T")
 
@@ -95,7 +96,9 @@ class Scanner:
                 shift = LEFT_SHIFT if character.isupper() else 0
                 at = time.monotonic()
                 keyboard.write(bytes([shift, 0, USAGES[character.lower()], 0, 0, 0, 0, 0]))
+                time.sleep(KEY_S)
                 keyboard.write(bytes(8))
+                time.sleep(KEY_S)
         return at
 
     def send(self, barcode: str) -> float:
