@@ -29,7 +29,7 @@ from gated.lane import Equipment, Gate, RunningLane, Setting
 from gated.pins import Normally, Output, Pins
 from gated.scanners import Scanner
 from gated.scanners.hid import HidScanner
-from gated.scanners.serial import Parity, SerialScanner, SerialSettings
+from gated.scanners.serial import SerialScanner, SerialSettings
 from gated.store import DeskRules
 
 
@@ -103,9 +103,7 @@ def _scanner(config: ScannerConfig) -> Scanner:
     framing = Framing(config.terminator, config.prefix, config.aim, config.character_timeout)
     if config.kind is ScannerKind.HID:
         return HidScanner(name, config.device, framing)
-    settings = SerialSettings(
-        config.device, config.baudrate, config.bytesize, Parity(config.parity), config.stopbits
-    )
+    settings = SerialSettings(config.device, config.baudrate, config.bytesize, config.parity, config.stopbits)
     return SerialScanner(name, settings, framing)
 
 

@@ -20,6 +20,7 @@ from gated.core.barcode import Aim, Terminator
 from gated.core.passage import Profile
 from gated.core.scan import Direction, LaneName
 from gated.pins import Normally, PinFactory
+from gated.scanners import Parity
 
 
 class Strategy(StrEnum):
@@ -69,16 +70,6 @@ class ScannerKind(StrEnum):
 
     SERIAL = "serial"
     HID = "hid"
-
-
-class Parity(StrEnum):
-    """The parity bit of a serial line."""
-
-    NONE = "none"
-    EVEN = "even"
-    ODD = "odd"
-    MARK = "mark"
-    SPACE = "space"
 
 
 class WhenOff(StrEnum):

@@ -18,6 +18,16 @@ class ScannerState(StrEnum):
     LOST = "lost"
 
 
+class Parity(StrEnum):
+    """The parity bit of a serial line."""
+
+    NONE = "none"
+    EVEN = "even"
+    ODD = "odd"
+    MARK = "mark"
+    SPACE = "space"
+
+
 OnRead = Callable[[Read, float], None]
 """What was read, and the monotonic seconds at which its terminator was."""
 

@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import serial
 
 from gated.core.barcode import ByteFramer, Framing, Read
-from gated.scanners import OnRead, OnState, ScannerState, changes_only
+from gated.scanners import OnRead, OnState, Parity, ScannerState, changes_only
 
 RETRY_FIRST_S = 0.5  # after a loss; doubled up to the last, so that a bad cable does not fill the log
 RETRY_LAST_S = 5.0
@@ -39,16 +38,6 @@ KEEP_ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
-
-
-class Parity(StrEnum):
-    """The parity bit of a serial line."""
-
-    NONE = "none"
-    EVEN = "even"
-    ODD = "odd"
-    MARK = "mark"
-    SPACE = "space"
 
 
 _PARITIES = {

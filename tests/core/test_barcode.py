@@ -4,7 +4,6 @@ import sys
 from itertools import pairwise
 
 import pytest
-from evdev import ecodes
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -34,6 +33,7 @@ from gated.core.barcode import (
     Terminator,
     read_text,
 )
+from tests.scanners.codes import ecodes
 from tests.scanners.keys import TYPEABLE, Key, held, tap, typed
 
 KP = {str(digit): getattr(ecodes, f"KEY_KP{digit}") for digit in range(10)}

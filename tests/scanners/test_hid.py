@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
@@ -92,6 +91,7 @@ async def test_a_device_is_read_once_the_other_program_lets_it_go() -> None:
     ("number", "why"),
     [
         (errno.ENOENT, "not there"),
+        (errno.ENOTTY, "not an event device"),
         (errno.EACCES, "permission denied: is gated in the group input?"),
         (errno.EMFILE, "[Errno 24] Too many open files: '/dev/input/by-id/scanner'"),
     ],
@@ -111,14 +111,6 @@ async def test_a_node_without_digits_and_enter_is_not_the_scanners(
 async def test_without_evdev_the_scanner_is_lost_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "evdev", None)
     assert "apt install python3-evdev" in await lost(HidScanner("hid", NAME, FRAMING))
-
-
-@pytest.mark.parametrize(("name", "why"), [("absent", "not there"), ("file", "not an event device")])
-async def test_a_name_that_is_no_event_device_is_lost_with_its_reason(
-    tmp_path: Path, name: str, why: str
-) -> None:
-    (tmp_path / "file").touch()
-    assert (await lost(HidScanner("hid", str(tmp_path / name), FRAMING))).endswith(f": {why}")
 
 
 async def test_an_unplugged_device_is_closed(device: RecordedDevice, ear: Ear) -> None:

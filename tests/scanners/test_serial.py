@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from gated.core.barcode import Malformed, MalformedWhy
-from gated.scanners import ScannerState, serial
-from gated.scanners.serial import Parity, SerialScanner, SerialSettings
+from gated.scanners import Parity, ScannerState, serial
+from gated.scanners.serial import SerialScanner, SerialSettings
 from tests.scanners.worlds import FRAMING, Ear, PtyWorld
 
 

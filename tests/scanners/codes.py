@@ -1,0 +1,61 @@
+"""Key codes as linux/input-event-codes.h numbers them, written down apart from the map that they check."""
+
+from types import SimpleNamespace
+
+_ROWS = {
+    "1234567890": 2,
+    "QWERTYUIOP": 16,
+    "ASDFGHJKL": 30,
+    "ZXCVBNM": 44,
+}  # each row of keys is numbered in sequence
+_OTHERS = {
+    "RIGHTCTRL": 97,
+    "RIGHTMETA": 126,
+    "SCROLLLOCK": 70,
+    "APOSTROPHE": 40,
+    "BACKSLASH": 43,
+    "CAPSLOCK": 58,
+    "COMMA": 51,
+    "DOT": 52,
+    "ENTER": 28,
+    "EQUAL": 13,
+    "ESC": 1,
+    "F1": 59,
+    "F4": 62,
+    "GRAVE": 41,
+    "KP0": 82,
+    "KP1": 79,
+    "KP2": 80,
+    "KP3": 81,
+    "KP4": 75,
+    "KP5": 76,
+    "KP6": 77,
+    "KP7": 71,
+    "KP8": 72,
+    "KP9": 73,
+    "KPASTERISK": 55,
+    "KPDOT": 83,
+    "KPENTER": 96,
+    "KPMINUS": 74,
+    "KPPLUS": 78,
+    "KPSLASH": 98,
+    "LEFTALT": 56,
+    "LEFTBRACE": 26,
+    "LEFTCTRL": 29,
+    "LEFTMETA": 125,
+    "LEFTSHIFT": 42,
+    "MINUS": 12,
+    "NUMLOCK": 69,
+    "RIGHTALT": 100,
+    "RIGHTBRACE": 27,
+    "RIGHTSHIFT": 54,
+    "SEMICOLON": 39,
+    "SLASH": 53,
+    "SPACE": 57,
+    "TAB": 15,
+}
+
+ecodes = SimpleNamespace(
+    **{f"KEY_{key}": first + place for row, first in _ROWS.items() for place, key in enumerate(row)},
+    **{f"KEY_{key}": code for key, code in _OTHERS.items()},
+)
