@@ -14,6 +14,8 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
+# httpcore imports this at the first connection: for tens of milliseconds no scan would be read. Better at start.
+import anyio._backends._asyncio  # noqa: F401
 import httpx
 
 from gated import __version__

@@ -1,7 +1,8 @@
 """Builds the virtual Pi, packs gated into it, lets it live through one day, and hands the facts to the tests.
 
 The machine is built once (about three minutes) and kept outside the checkout, under the hash of what builds
-it. A day is one boot: guest/scenario.py runs its steps there and prints one JSON object for each.
+it. A day is one boot: guest/scenario.py runs its steps there and prints one JSON object for each. The tests
+of one day stand in one file, so that of several workers one alone boots it.
 """
 
 import hashlib

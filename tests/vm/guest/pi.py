@@ -87,7 +87,7 @@ class Lines:
 
 
 class Scanner:
-    """One USB device that types and sends. Both say when the last of a barcode began its way."""
+    """One USB device that types and sends. Both say when the last character of a barcode left."""
 
     def type(self, barcode: str) -> float:
         """As a keyboard, with Enter at the end."""

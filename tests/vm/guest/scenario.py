@@ -32,11 +32,19 @@ servers: list[Simulator] = []
 
 
 def read(lane: str, barcode: str, *, opens: bool = True) -> Fact:
-    """Reads a barcode at a lane: what was logged of it, and when the release line rose and fell."""
+    """Reads a barcode at a lane: what was logged of it, and when the release line rose and fell.
+
+    A barcode that came mutilated is read once more, as a guest would: the kernel keeps some ten keys for a
+    reader, and an emulated processor may be busy for longer than that.
+    """
     pin = ENTRY if lane == "entry" else EXIT
-    at = scanner.type(barcode) if lane == "entry" else scanner.send(barcode)
-    [event, *_] = wait_for("scan", lambda: journal.since(at, "scan", lane=lane), within=15)
-    fact: Fact = {"scan": event, "logged_after_s": round(event["at"] - at, 3)}
+    tries = 1
+    at, event = read_once(lane, barcode)
+    if event["reason"] == "malformed":
+        time.sleep(GAP_S)
+        tries = 2
+        at, event = read_once(lane, barcode)
+    fact: Fact = {"scan": event, "tries": tries, "logged_after_s": round(event["at"] - at, 3)}
     if opens:
         rise = wait_for("release", lambda: lines.rises(pin, since=at), within=15)[0]
         fall = wait_for("relock", lambda: lines.falls(pin, since=rise), within=15)[0]
@@ -44,6 +52,12 @@ def read(lane: str, barcode: str, *, opens: bool = True) -> Fact:
         time.sleep(GRANT_S)
     time.sleep(GAP_S)
     return fact | {"rises": len(lines.rises(pin, since=at))}
+
+
+def read_once(lane: str, barcode: str) -> tuple[float, Fact]:
+    """When a barcode's last character left the scanner, and the scan that was logged of it."""
+    at = scanner.type(barcode) if lane == "entry" else scanner.send(barcode)
+    return at, wait_for("scan", lambda: journal.since(at, "scan", lane=lane), within=15)[0]
 
 
 def read_and_wait_for_release(barcode: str) -> float:
