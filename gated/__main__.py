@@ -6,6 +6,7 @@ Exit status: 0 good, 1 no-go, 2 misuse or a configuration that can't be used (sy
 import asyncio
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,31 @@ import click
 
 from gated.config import load, password
 from gated.errors import ConfigError, GatedError
-from gated.systemd import credentials_directory, runtime_directory
+from gated.systemd import STATE_DIRECTORY, credentials_directory, runtime_directory
 
 CONFIG = Path("/etc/gated/gated.toml")
 NO_GO, MISUSE = 1, 2
 
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """For the one place that tells of errors, which knows no command's options."""
+    ctx.meta[f"gated.{parameter.name}"] = value
+    return value
+
+
 config_option = click.option(
     "--config",
     "config_path",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     default=CONFIG,
     show_default=True,
-    help="The configuration file.",
+    callback=_remember,
+    help="The configuration.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, callback=_remember, help="Answer in JSON, for programs."
+)
 
 
 class Commands(click.Group):
@@ -42,32 +54,50 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigError as error:
-            for mistake in error.mistakes:
-                click.echo(mistake, err=True)
-            _hint(error)
-            ctx.exit(MISUSE)
         except GatedError as error:
-            click.echo(f"gated: {error}", err=True)
-            _hint(error)
-            ctx.exit(NO_GO)
+            if ctx.meta.get("gated.as_json"):
+                _tell_programs(error)
+            else:
+                _tell_people(error, ctx.meta.get("gated.config_path"))
+            ctx.exit(MISUSE if isinstance(error, ConfigError) else NO_GO)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one needs them."""
+        return list(self.commands)
 
 
-def _hint(error: GatedError) -> None:
+def _tell_programs(error: GatedError) -> None:
+    if isinstance(error, ConfigError):
+        click.echo(json.dumps({"good": False, "mistakes": error.mistakes, "hint": error.hint}))
+    else:
+        click.echo(json.dumps({"error": str(error), "hint": error.hint}))
+
+
+def _tell_people(error: GatedError, config_path: Path | None) -> None:
+    lines = str(error).splitlines()
+    if isinstance(error, ConfigError) and str(config_path) not in str(error):
+        lines.insert(0, f"{config_path} can't be used:")
+    click.echo("\n  ".join([f"gated: {lines[0]}", *lines[1:]]), err=True)
     if error.hint:
-        click.echo(f"  {error.hint}", err=True)
+        click.echo(error.hint, err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gated")
 def main() -> None:
-    """Gate controller: reads tickets, decides, drives the turnstile, and keeps every scan."""
+    """Gate controller: reads tickets, decides, drives the turnstile, and keeps
+    every scan.
+
+    Without any hardware, begin with: gated demo
+
+    Exit status: 0 good, 1 no-go, 2 misuse or a configuration that can't be used.
+    """
 
 
 @main.command()
 @config_option
 def run(config_path: Path) -> None:
-    """Run the gate, in the foreground; systemd does this at boot."""
+    """Run the gate, in the foreground, as systemd does at boot."""
     from gated import log
     from gated.app import App
 
@@ -78,10 +108,25 @@ def run(config_path: Path) -> None:
 
 
 @main.command()
-@click.option("--tickets", default=0, show_default=True, help="Plain tickets besides the made-up ones.")
-@click.option("--scan", "scans", multiple=True, help="Scan this ticket and end; may be given several times.")
+@click.option(
+    "--tickets",
+    metavar="NUMBER",
+    default=0,
+    show_default=True,
+    help="So many plain tickets besides the others.",
+)
+@click.option(
+    "--scan",
+    "scans",
+    metavar="BARCODE",
+    multiple=True,
+    help="Scan this ticket and end; may be given several times.",
+)
 def demo(tickets: int, scans: tuple[str, ...]) -> None:
-    """A whole virtual gate on this machine: server, scanner, barrier and lamps. Needs no Pi and no root."""
+    """Play with a whole virtual gate on this machine.
+
+    Server, scanners, barriers and lamps are made up, the gate is real. Needs no Pi and no root.
+    """
     from gated.demo import play
 
     sys.exit(play(tickets, scans))
@@ -91,40 +136,40 @@ def demo(tickets: int, scans: tuple[str, ...]) -> None:
 @config_option
 @json_option
 def check_config(config_path: Path, *, as_json: bool) -> None:
-    """Say whether the configuration can be used; every mistake at once."""
-    try:
-        config = load(config_path)
-        password(config, credentials_directory() or config_path.parent)
-    except ConfigError as error:
-        if not as_json:
-            raise
-        click.echo(json.dumps({"good": False, "mistakes": error.mistakes, "hint": error.hint}))
-        sys.exit(MISUSE)
+    """Say whether the configuration can be used.
+
+    Every mistake is told at once, with its line. The password is looked for as well.
+    """
+    config = load(config_path)
+    password(config, credentials_directory() or config_path.parent)
     if as_json:
         click.echo(json.dumps({"good": True, "mistakes": []}))
     else:
         lanes = ", ".join(f"{lane.name} ({lane.direction})" for lane in config.lanes)
-        click.echo(f"{config_path}: good. Gate {config.gate.name}, lanes: {lanes}")
+        click.echo(f"{config_path} is good\n  gate   {config.gate.name}\n  lanes  {lanes}")
 
 
 @main.command()
 @config_option
 @json_option
 def status(config_path: Path, *, as_json: bool) -> None:
-    """Show how the running gate is."""
+    """Show how the running gate is.
+
+    Look at the lines that begin with an exclamation mark.
+    """
     from gated.show import status_lines
 
-    answer = next(_ask(config_path, "status"))
+    answer = _answer(config_path, "status")
     click.echo(json.dumps(answer) if as_json else "\n".join(status_lines(answer)))
 
 
 @main.command()
 @config_option
 @json_option
-@click.option("--full", is_flag=True, help="Fetch all tickets, not only the changed ones.")
-@click.option("--accept-removals", is_flag=True, help="Believe the server that many tickets are gone.")
+@click.option("--full", is_flag=True, help="Fetch all tickets, not only those that have changed.")
+@click.option("--accept-removals", is_flag=True, help="With --full: believe that many tickets are gone.")
 def sync(config_path: Path, *, as_json: bool, full: bool, accept_removals: bool) -> None:
-    """Upload what waits and fetch what has changed, now."""
+    """Upload the outbox and fetch what has changed, now."""
     if accept_removals and not full:
         raise click.UsageError("--accept-removals needs --full")
     answers = _ask(config_path, "sync", full=full, accept_removals=accept_removals)
@@ -144,25 +189,35 @@ def sync(config_path: Path, *, as_json: bool, full: bool, accept_removals: bool)
 @config_option
 @json_option
 def release(lane: str, why: str, ticket: str, config_path: Path, *, as_json: bool) -> None:
-    """Release LANE's barrier for one guest."""
-    answer = next(_ask(config_path, "release", lane=lane, why=why, ticket=ticket))
+    """Release LANE's barrier for one guest.
+
+    LANE is its name in the configuration, in quotes if there is a blank in it.
+    """
+    answer = _answer(config_path, "release", lane=lane, why=why, ticket=ticket)
     click.echo(json.dumps(answer) if as_json else f"{lane}: released")
 
 
 @main.command()
 @click.argument("lane")
-@click.argument("mode", type=click.Choice(["controlled", "free", "locked", "out_of_service"]))
+@click.argument("mode", metavar="MODE", type=click.Choice(["controlled", "free", "locked", "out_of_service"]))
 @config_option
 @json_option
 def mode(lane: str, mode: str, config_path: Path, *, as_json: bool) -> None:
-    """Give LANE a mode; it keeps it over restarts."""
-    answer = next(_ask(config_path, "mode", lane=lane, mode=mode))
+    """Give LANE a mode, which it keeps over restarts.
+
+    \b
+    controlled      who has a valid ticket passes
+    free            everybody passes; tickets are scanned all the same
+    locked          nobody passes, but in an emergency
+    out_of_service  tickets are not taken; staff may release
+    """
+    answer = _answer(config_path, "mode", lane=lane, mode=mode)
     click.echo(json.dumps(answer) if as_json else f"{lane}: {mode}")
 
 
 @main.group()
 def emergency() -> None:
-    """The emergency."""
+    """End an emergency."""
 
 
 @emergency.command()
@@ -170,16 +225,39 @@ def emergency() -> None:
 @config_option
 @json_option
 def reset(why: str, config_path: Path, *, as_json: bool) -> None:
-    """End an emergency whose input is normal again."""
-    answer = next(_ask(config_path, "emergency-reset", why=why))
+    """End an emergency whose input has been normal for 2 s."""
+    answer = _answer(config_path, "emergency-reset", why=why)
     click.echo(json.dumps(answer) if as_json else "The emergency is over.")
+
+
+def _answer(config_path: Path, command: str, **arguments: object) -> dict[str, Any]:
+    """The one answer that such a command has."""
+    [answer] = _ask(config_path, command, **arguments)
+    return answer
 
 
 def _ask(config_path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
     """Puts a command to the gate that runs with this configuration."""
     from gated.control import SOCKET, ask
 
-    return ask(runtime_directory(load(config_path).gate.state_dir) / SOCKET, command, **arguments)
+    return ask(runtime_directory(_state_dir(config_path)) / SOCKET, command, **arguments)
+
+
+def _state_dir(config_path: Path) -> Path:
+    """Where the gate that runs keeps its state.
+
+    It runs with what was once a good file: a mistake made since then must not keep anybody from commanding
+    it, least of all in an emergency. So a file with mistakes is asked for this one key.
+    """
+    try:
+        return load(config_path).gate.state_dir
+    except ConfigError:
+        try:
+            gate = tomllib.loads(config_path.read_text("utf-8-sig")).get("gate", {})
+            return Path(gate.get("state_dir", STATE_DIRECTORY))
+        except (OSError, ValueError, TypeError, AttributeError):
+            pass
+        raise
 
 
 if __name__ == "__main__":

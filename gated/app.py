@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import timedelta
@@ -23,7 +23,7 @@ from gated.build import build_lane, desk_rules, setting
 from gated.clock import Clock, SystemClock
 from gated.config import Config, Fallback, Reset
 from gated.contacts import EmergencyInput
-from gated.control import SOCKET, ControlServer
+from gated.control import SOCKET, Answers, Command, ControlServer
 from gated.core import backoff
 from gated.core.barcode import Barcode, read_text
 from gated.core.emergency import Came
@@ -62,6 +62,7 @@ class App:
         self._failures: dict[str, int] = {}
         self._watchers: set[asyncio.Queue[Mapping[str, Any]]] = set()
         self._upload_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -82,6 +83,8 @@ class App:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config = self._config
+        control = ControlServer(runtime_directory(config.gate.state_dir) / SOCKET, self._commands())
+        control.check_alone()
         pins = open_pins(config.pins.factory, asyncio.get_running_loop())
         stack.callback(pins.close)
         self._store = Store(config.gate.state_dir, desk_rules(config))
@@ -91,8 +94,6 @@ class App:
         stack.callback(self._emergency.close)
         self._start_talk(stack)
         await self._start_lanes(pins, stack)
-        runtime = runtime_directory(config.gate.state_dir)
-        control = ControlServer(runtime / SOCKET, self._commands())
         await control.start()
         stack.push_async_callback(control.close)
         self._start_jobs(stack)
@@ -166,7 +167,7 @@ class App:
                 self._failures[name] = 0
 
         def interval() -> timedelta:
-            failures = self._failures[name]
+            failures = self._failures.get(name, 0)
             return backoff.pause(failures, random.random(), wish_s) if failures else every()  # noqa: S311
 
         self._jobs.add(name, attempt, interval)
@@ -239,7 +240,9 @@ class App:
                 lane.feed(EmergencyBegan())
             elif came is not Came.LATCHED:
                 lane.feed(EmergencyEnded())
-        self._emergency_task = asyncio.create_task(self._journal_emergency(came))
+        task = asyncio.create_task(self._journal_emergency(came))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _journal_emergency(self, came: Came) -> None:
         if came in (Came.LATCHED, Came.ENDED):
@@ -248,7 +251,7 @@ class App:
 
     # Commands
 
-    def _commands(self) -> dict[str, Callable[..., AsyncIterator[Mapping[str, Any]]]]:
+    def _commands(self) -> dict[str, Command]:
         return {
             "status": self._status,
             "watch": self._watch,
@@ -258,7 +261,7 @@ class App:
             "emergency-reset": self._reset_emergency,
         }
 
-    async def _status(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _status(self) -> Answers:
         state = await self._store.state()
         now = self._clock.now()
         trouble = self._sync.trouble
@@ -275,7 +278,7 @@ class App:
             "lanes": [lane.view() for lane in self._lanes.values()],
         }
 
-    async def _watch(self) -> AsyncIterator[Mapping[str, Any]]:
+    async def _watch(self) -> Answers:
         queue: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(_WATCHING)
         self._watchers.add(queue)
         try:
@@ -286,14 +289,15 @@ class App:
         finally:
             self._watchers.discard(queue)
 
-    async def _sync_command(
-        self, *, full: bool = False, accept_removals: bool = False
-    ) -> AsyncIterator[Mapping[str, Any]]:
-        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
-        yield {"uploaded": await self._sync.upload()}
+    async def _sync_command(self, *, full: bool = False, accept_removals: bool = False) -> Answers:
+        try:
+            yield {"uploaded": await self._sync.upload()}
+        except GatedError as error:  # no reason to keep tickets from coming down
+            yield {"upload_failed": str(error), "hint": error.hint}
         if not full:
             yield {"changed": await self._sync.delta()}
             return
+        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
         download = asyncio.create_task(
             self._sync.full(steps.put_nowait, accept_removals=accept_removals), name="sync command"
         )
@@ -302,7 +306,7 @@ class App:
             yield asdict(step)
         yield {"tickets": await download}
 
-    async def _release(self, *, lane: str, why: str, ticket: str = "") -> AsyncIterator[Mapping[str, Any]]:
+    async def _release(self, *, lane: str, why: str, ticket: str = "") -> Answers:
         running = self._lane(lane)
         if not await running.release_by_operator(_barcode(ticket)):
             raise ControlError(f"{lane} is locked", hint=f'Unlock it first: gated mode "{lane}" controlled')
@@ -310,7 +314,7 @@ class App:
         self._log.info("released_by_operator", lane=lane, why=why)
         yield {"released": lane}
 
-    async def _mode(self, *, lane: str, mode: str) -> AsyncIterator[Mapping[str, Any]]:
+    async def _mode(self, *, lane: str, mode: str) -> Answers:
         running = self._lane(lane)
         if mode not in list(Mode):
             raise ControlError(f"{mode!r} is no mode", hint=f"One of: {', '.join(Mode)}")
@@ -321,7 +325,7 @@ class App:
         await self._store.occurred("command", lane, f"mode {mode}", "", self._clock.now())
         yield {"lane": lane, "mode": mode}
 
-    async def _reset_emergency(self, *, why: str) -> AsyncIterator[Mapping[str, Any]]:
+    async def _reset_emergency(self, *, why: str) -> Answers:
         if why_not := self._emergency.reset():
             raise ControlError(why_not, hint="Look at the fire panel and at the wire of [emergency] pin.")
         await self._store.occurred("command", None, "emergency reset", why, self._clock.now())

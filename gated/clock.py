@@ -2,8 +2,9 @@
 
 Durations come from the monotonic clock alone. Wall time is believed while the kernel says that a time server
 steers it (adjtimex(2): not TIME_ERROR, STA_UNSYNC clear); else it is estimated by the offset to the API's
-``Date`` learnt in this boot, or by a real-time clock that set the system time (/sys/class/rtc/*/hctosys);
-else it is unknown.
+``Date`` learnt in this boot, or by a real-time clock that set the system time and still agrees with it
+(/sys/class/rtc/*/hctosys and since_epoch: one without a battery starts in 1970, and the system's own lower
+bound then outranks it); else it is unknown.
 """
 
 import ctypes
@@ -22,6 +23,8 @@ _TIMEX_BYTES = 512  # struct timex is 208 bytes where it is largest
 _STATUS_OFFSET = 5 * ctypes.sizeof(ctypes.c_long)  # modes (padded), offset, freq, maxerror, esterror
 # A learnt offset below this is the network's delay, not the clock's error.
 _NEGLIGIBLE = timedelta(seconds=2)
+# A real-time clock has whole seconds and was read some time ago, but it drifts by seconds a day.
+_RTC_AGREES = timedelta(minutes=1)
 # The kernel is asked again this often, not at each scan.
 _TRUST_AGE = 5.0
 
@@ -45,7 +48,7 @@ class SystemClock:
         self, *, root: Path = Path("/"), kernel_synchronised: Callable[[], bool] | None = None
     ) -> None:
         self._boot = _boot_id(root)
-        self._rtc = _set_by_rtc(root)
+        self._rtc = _set_by_rtc(root, datetime.now(UTC))
         self._kernel_synchronised = kernel_synchronised or _kernel_synchronised
         self._offset: timedelta | None = None  # server's wall time less monotonic seconds since the epoch
         self._trust = TimeTrust.UNKNOWN
@@ -96,12 +99,14 @@ def _boot_id(root: Path) -> str:
         return f"without-id-{os.urandom(8).hex()}"
 
 
-def _set_by_rtc(root: Path) -> bool:
-    """Whether a real-time clock set the system time at boot (sysfs ABI, class/rtc)."""
-    for path in (root / "sys/class/rtc").glob("*/hctosys"):
+def _set_by_rtc(root: Path, wall: datetime) -> bool:
+    """Whether a real-time clock that works set the system time at boot (sysfs ABI, class/rtc)."""
+    for rtc in (root / "sys/class/rtc").glob("*"):
         try:
-            if path.read_text().strip() == "1":
-                return True
-        except OSError:
+            set_time = (rtc / "hctosys").read_text().strip() == "1"
+            shows = datetime.fromtimestamp(int((rtc / "since_epoch").read_text()), UTC)
+        except (OSError, ValueError, OverflowError):
             continue
+        if set_time and abs(shows - wall) < _RTC_AGREES:
+            return True
     return False

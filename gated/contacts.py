@@ -5,11 +5,12 @@ Debouncing is ours: gpiozero's ``bounce_time`` loses edges with lgpio (gpiozero 
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 from gated.core import emergency
 from gated.core.emergency import Came, Emergency
-from gated.pins import Input, Normally, Pins
+from gated.pins import Normally, Pins
 
 # Contacts of turnstiles and buttons bounce for a few milliseconds; TISO's feedback lasts 300 ms.
 SETTLE = timedelta(milliseconds=20)
@@ -22,12 +23,11 @@ class Contact:
         """Raises PinError."""
         self._on_active = on_active
         self._timer: asyncio.TimerHandle | None = None
-        self._settled = False
-        self._input = pins.input(pin, normally=normally, on_change=self._changed)
-        self._settled = self._input.active
+        self._settled = pins.input(pin, normally=normally, on_change=self._changed).active
 
     def close(self) -> None:
-        """Tells nothing any more."""
+        """Tells nothing any more; the pin itself may still change."""
+        self._on_active = _nobody
         if self._timer is not None:
             self._timer.cancel()
 
@@ -45,26 +45,30 @@ class Contact:
 
 
 class EmergencyInput:
-    """The emergency's input and latch. ``tell`` is told what came of each change, at once."""
+    """The emergency's input and latch. What comes of each change is told at once, and never lost."""
 
     def __init__(self, *, latched: bool, automatic: bool, monotonic: Callable[[], float]) -> None:
+        """``latched`` is what the disk says, ``automatic`` whether it ends by itself."""
         self.state = Emergency(latched=latched)
         self._automatic = automatic
         self._monotonic = monotonic
-        self._input: Input | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tell: Callable[[Came], None] = lambda _: None
+        self._untold: list[Came] = []
+        self._tell: Callable[[Came], None] = self._untold.append
 
     def claim(self, pins: Pins, pin: int, normally: Normally) -> None:
         """Reads the loop, before any output is claimed. Raises PinError."""
-        self._input = pins.input(pin, normally=normally, on_change=self._changed)
-        if self._input.active:
-            self.state, _ = emergency.input_changed(self.state, active=True, at=self._monotonic())
-            self._look_again(emergency.LATCHES)
+        found = pins.input(pin, normally=normally, on_change=self._changed)
+        at = self._monotonic()
+        self.state = replace(self.state, since=at)  # for how long it has been normal is not known
+        self._look_again(emergency.NORMAL)
+        self._changed(found.active, at)
 
     def watch(self, tell: Callable[[Came], None]) -> None:
-        """Tells of changes from now on."""
+        """Tells of changes from now on, and first of those since the claim."""
         self._tell = tell
+        for came in self._untold:
+            tell(came)
 
     def reset(self) -> str:
         """Somebody says that it is over; returns why that can't be, or a blank text."""
@@ -74,18 +78,24 @@ class EmergencyInput:
         return why_not
 
     def close(self) -> None:
-        """Watches no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """Tells nothing any more."""
+        self._tell = _nobody
+        self._stop_timer()
 
     def _changed(self, active: bool, at: float) -> None:
-        self.state, came = emergency.input_changed(self.state, active=active, at=at)
-        self._came(came)
+        changed, came = emergency.input_changed(self.state, active=active, at=at)
+        if changed is self.state:
+            return  # told twice: that must not put off the latch
+        self.state = changed
         self._look_again(emergency.LATCHES if active else emergency.NORMAL)
+        self._came(came)
 
-    def _look_again(self, after: float) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def _look_again(self, after: float) -> None:
+        self._stop_timer()
         # a little later than needed: timers may fire a hair early
         self._timer = asyncio.get_running_loop().call_later(after + 0.01, self._time_passed)
 
@@ -96,3 +106,7 @@ class EmergencyInput:
     def _came(self, came: Came) -> None:
         if came is not Came.NOTHING:
             self._tell(came)
+
+
+def _nobody(_: object) -> None:
+    """Who is told once a contact is closed."""

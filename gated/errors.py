@@ -49,8 +49,6 @@ class StoreError(GatedError):
 class ControlError(GatedError):
     """A running gated could not be reached, or refused a command."""
 
-    hint = "Is it running? systemctl status gated"
-
 
 class ApiError(GatedError):
     """The Ticket Scan API did not do what was asked."""

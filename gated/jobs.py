@@ -1,47 +1,50 @@
 """Jobs on APScheduler: each runs, and is then scheduled once more.
 
-APScheduler counts wall time, so two things are ours: no job has a rhythm of its own that a step of the clock
-could turn into a thousand missed runs (each has one next date), and a watch on the clock schedules every job
-anew when it steps. A run is never skipped for being late, and never overlaps itself.
+- A job is either on the scheduler, with one next date, or running: it can't overlap itself, nor pile up.
+- The scheduler lives in monotonic time. APScheduler compares dates with ``datetime.now`` of its time zone and
+  sleeps for the difference, so a wall clock set back would silence it for hours, and one set forward would
+  make everything due at once (apscheduler #351, #1066). Its time zone here has a clock of its own.
+- A run is never skipped for being late, and none that fails is the last one.
 """
 
 import asyncio
 import random
-import time
+from asyncio import AbstractEventLoop
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
 from gated import log
 
-# How often wall and monotonic clock are compared, and how far they may part, in seconds.
-_WATCH_EVERY = 1.0
-_STEP = 2.0
-# Each pause is this much longer or shorter, so that the gates of a venue don't ask all at once.
+# Each pause is up to so much longer, so that the gates of a venue don't ask all at once. Never shorter: a
+# server may have asked for it.
 _JITTER = 0.1
+# After a run that failed in a way it did not foresee, whatever its pause.
+_AFTER_FAILURE = timedelta(seconds=60)
 
 
 @dataclass(slots=True)
 class _Job:
     run: Callable[[], Awaitable[None]]
-    every: Callable[[], timedelta]
+    pause: Callable[[], timedelta]
     task: "asyncio.Task[None] | None" = None
     again: bool = False
 
 
 class Jobs:
-    """Runs coroutines again and again, from the running loop."""
+    """Runs coroutines again and again, on the loop it was made on."""
 
-    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
-        self._wall = wall
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._log = log.get("jobs")
         self._jobs: dict[str, _Job] = {}
-        self._scheduler = AsyncIOScheduler(timezone=UTC)
-        self._apart = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        self._zone = _MonotonicTime(self._loop)
+        # The "debug" executor calls what is due on the spot: ours only starts a task.
+        self._scheduler = AsyncIOScheduler(timezone=self._zone, executors={"default": DebugExecutor()})
 
     def add(self, name: str, run: Callable[[], Awaitable[None]], every: Callable[[], timedelta]) -> None:
         """Adds a job that first runs at once; ``every`` is asked after each run how long to wait."""
@@ -50,8 +53,6 @@ class Jobs:
     def start(self) -> None:
         """Runs every job now, and from then on."""
         self._scheduler.start()
-        self._apart = self._wall() - time.monotonic()
-        self._watch_clock()
         for name in self._jobs:
             self._schedule(name, timedelta())
 
@@ -65,9 +66,8 @@ class Jobs:
 
     async def close(self) -> None:
         """Ends all jobs; one that is running is cancelled."""
-        if self._watch is not None:
-            self._watch.cancel()
         self._scheduler.shutdown(wait=False)
+        await asyncio.sleep(0)  # the scheduler shuts down on the loop's next turn
         running = [job.task for job in self._jobs.values() if job.task is not None]
         for task in running:
             task.cancel()
@@ -76,34 +76,55 @@ class Jobs:
     def _schedule(self, name: str, after: timedelta) -> None:
         self._scheduler.add_job(
             self._begin,
-            DateTrigger(datetime.fromtimestamp(self._wall(), UTC) + after),
+            DateTrigger(self._zone.now() + after, self._zone),
             args=[name],
             id=name,
             replace_existing=True,
             misfire_grace_time=None,
         )
 
-    async def _begin(self, name: str) -> None:
+    def _begin(self, name: str) -> None:
         job = self._jobs[name]
-        if job.task is None:
-            job.task = asyncio.create_task(self._run(name, job), name=f"job {name}")
+        job.task = self._loop.create_task(self._run(name, job), name=f"job {name}")
 
     async def _run(self, name: str, job: _Job) -> None:
+        pause = _AFTER_FAILURE
         try:
             await job.run()
+            pause = job.pause() * random.uniform(1, 1 + _JITTER)  # noqa: S311
+        except asyncio.CancelledError:
+            if job.task is not None and job.task.cancelling():
+                raise  # by us; else something that the job waited for was cancelled
+            self._log.error("job_failed", job=name, exc_info=True)
         except Exception:  # noqa: BLE001 - supervisor: the next run may do better
             self._log.error("job_failed", job=name, exc_info=True)
         job.task = None
-        pause = timedelta() if job.again else job.every() * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+        self._schedule(name, timedelta() if job.again else pause)
         job.again = False
-        self._schedule(name, pause)
 
-    def _watch_clock(self) -> None:
-        apart = self._wall() - time.monotonic()
-        if abs(apart - self._apart) > _STEP:
-            self._log.warning("clock_stepped", seconds=round(apart - self._apart, 1))
-            self._apart = apart
-            for name, job in self._jobs.items():
-                if job.task is None:
-                    self._schedule(name, timedelta())
-        self._watch = asyncio.get_running_loop().call_later(_WATCH_EVERY, self._watch_clock)
+
+class _MonotonicTime(tzinfo):
+    """A time zone whose clock is the loop's: seconds of monotonic time, told as a date.
+
+    ``datetime.now(zone)`` is documented to be what ``zone.fromutc`` makes of the wall's time. Nothing is made
+    of it here.
+    """
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def now(self) -> datetime:
+        """The loop's time."""
+        return datetime(1970, 1, 1, tzinfo=self) + timedelta(seconds=self._loop.time())
+
+    def fromutc(self, _: datetime) -> datetime:
+        return self.now()
+
+    def utcoffset(self, _: datetime | None) -> timedelta:
+        return timedelta()
+
+    def dst(self, _: datetime | None) -> timedelta:
+        return timedelta()
+
+    def tzname(self, _: datetime | None) -> str:
+        return "monotonic"

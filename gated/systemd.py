@@ -8,26 +8,28 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+# StateDirectory= and RuntimeDirectory= of the unit.
+STATE_DIRECTORY = Path("/var/lib/gated")
+_RUNTIME_DIRECTORY = Path("/run/gated")
+
 
 class Notifier:
     """Sends states to systemd's notification socket."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
-        self.watchdog_s = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
-        """After so many seconds without a ping systemd kills the daemon; 0 where it does not watch."""
 
     def send(self, *states: str) -> None:
-        """Sends states such as ``READY=1``. systemd being away is no reason to stop."""
+        """Sends states such as ``READY=1``. systemd being away or busy is no reason to stop or to wait."""
         if not self._address:
             return
         name = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.setblocking(False)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+                channel.setblocking(False)
                 channel.sendto("\n".join(states).encode(), name)
-            except OSError:
-                return
+        except OSError:
+            return
 
 
 def credentials_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -35,8 +37,10 @@ def credentials_directory(environment: Mapping[str, str] = os.environ) -> Path |
     return Path(found) if (found := environment.get("CREDENTIALS_DIRECTORY")) else None
 
 
-def runtime_directory(state_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the control socket is: /run/gated for the gate of this machine, else beside its state."""
-    if found := environment.get("RUNTIME_DIRECTORY"):
-        return Path(found.split(":")[0])
-    return Path("/run/gated") if state_dir == Path("/var/lib/gated") else state_dir
+def runtime_directory(state_dir: Path) -> Path:
+    """Where the control socket is: in /run for the gate of this machine, else beside the gate's state.
+
+    It follows from the configuration alone, as the daemon and whoever commands it must agree:
+    ``$RUNTIME_DIRECTORY`` is told to the daemon only.
+    """
+    return _RUNTIME_DIRECTORY if state_dir == STATE_DIRECTORY else state_dir

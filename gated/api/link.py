@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
-# httpcore imports this at the first connection: for tens of milliseconds no scan would be read. Better at start.
+# httpcore imports this at the first connection, for tens of milliseconds in which no scan would be read.
 import anyio._backends._asyncio  # noqa: F401
 import httpx
 
