@@ -92,14 +92,11 @@ def _expired(question: Question) -> Verdict | None:
     ticket, now = question.ticket, question.now.time
     if ticket is None:
         return None
-    ends = [
-        end
-        for end, over in (
-            (ticket.expire_from, ticket.expire_from is not None and now >= ticket.expire_from),
-            (ticket.valid_till, ticket.valid_till is not None and now > ticket.valid_till),
-        )
-        if over and end is not None
-    ]
+    ends = []
+    if ticket.expire_from is not None and now >= ticket.expire_from:
+        ends.append(ticket.expire_from)
+    if ticket.valid_till is not None and now > ticket.valid_till:
+        ends.append(ticket.valid_till)
     return deny(60, Reason.EXPIRED, time=min(ends)) if ends else None
 
 

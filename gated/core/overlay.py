@@ -1,9 +1,10 @@
 """The overlay: what the journal knows of a ticket and the mirror does not show yet.
 
 Only movements that are not settled take part. A movement is settled when the ticket's row came in a download
-that was asked for at least ``SETTLING`` after the server acknowledged the movement; from then on the server's
-row is the truth, an organiser's reset included. Times in the rows are no evidence: a server may process an
-upload late and show an old count for a while (the API's document promises nothing about it).
+that was asked for at least ``SETTLING`` after the server acknowledged the movement, and no older one of its
+direction is unsettled; from then on the server's row is the truth, an organiser's reset included. Times in
+the rows are no evidence: a server may process an upload late and show an old count for a while (the API's
+document promises nothing about it).
 """
 
 from collections.abc import Iterable
@@ -19,23 +20,34 @@ SETTLING = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One admitted, unsettled entry or exit of this gate. ``mirror_count`` is what the mirror showed then."""
+    """One admitted, unsettled entry or exit of this gate.
+
+    ``count_before`` is how often the ticket had been checked in until then and ``left_before`` how many
+    entries it had left, as far as server and gate together knew: a settled movement may have been part of it.
+    """
 
     direction: Direction
     acknowledged: bool
-    mirror_count: int
+    count_before: int
+    left_before: int
     time: datetime
     lane: str
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """The sum of a ticket's unsettled movements, oldest first, and the lapsed grant that waits, if any."""
+    """The sum of a ticket's unsettled movements, and the lapsed grant that waits, if any.
+
+    ``acknowledged`` and ``pending`` are entries; ``unsent`` are movements of either direction that the server
+    has not acknowledged.
+    """
 
     acknowledged: int = 0
     pending: int = 0
-    first_count: int = 0
     exits: int = 0
+    unsent: int = 0
+    first: Movement | None = None
+    first_entry: Movement | None = None
     last_entry: Movement | None = None
     last: Movement | None = None
     lapsed: bool = False
@@ -51,28 +63,28 @@ NOTHING = Overlay()
 
 def overlay_of(movements: Iterable[Movement], *, lapsed: bool = False) -> Overlay:
     """The overlay of a ticket's unsettled movements, oldest first."""
-    acknowledged = pending = exits = first_count = 0
-    last_entry = last = None
-    for movement in movements:
-        last = movement
-        if movement.direction is Direction.EXIT:
-            exits += 1
-            continue
-        if last_entry is None:
-            first_count = movement.mirror_count
-        last_entry = movement
-        if movement.acknowledged:
-            acknowledged += 1
-        else:
-            pending += 1
-    return Overlay(acknowledged, pending, first_count, exits, last_entry, last, lapsed)
+    moved = tuple(movements)
+    entries = tuple(each for each in moved if each.direction is Direction.ENTRY)
+    acknowledged = sum(each.acknowledged for each in entries)
+    return Overlay(
+        acknowledged=acknowledged,
+        pending=len(entries) - acknowledged,
+        exits=len(moved) - len(entries),
+        unsent=sum(not each.acknowledged for each in moved),
+        first=moved[0] if moved else None,
+        first_entry=entries[0] if entries else None,
+        last_entry=entries[-1] if entries else None,
+        last=moved[-1] if moved else None,
+        lapsed=lapsed,
+    )
 
 
-def used(ticket: Ticket, overlay: Overlay) -> int:
+def used(ticket: Ticket | None, overlay: Overlay) -> int:
     """How often the ticket was checked in, as far as server and gate together know."""
-    if not overlay.entries:
-        return ticket.checked_in
-    return max(ticket.checked_in, overlay.first_count + overlay.acknowledged) + overlay.pending
+    counted = ticket.checked_in if ticket else 0
+    if overlay.first_entry is None:
+        return counted
+    return max(counted, overlay.first_entry.count_before + overlay.acknowledged) + overlay.pending
 
 
 def left(ticket: Ticket, overlay: Overlay, *, reentry_after_checkout: bool) -> int:
@@ -87,4 +99,15 @@ def left(ticket: Ticket, overlay: Overlay, *, reentry_after_checkout: bool) -> i
         entries = ticket.max_checkins - taken
     else:
         entries = 1 - taken
-    return entries + (min(overlay.exits, taken) if reentry_after_checkout else 0)
+    return entries + _owed(overlay, taken, entries) if reentry_after_checkout else entries
+
+
+def _owed(overlay: Overlay, taken: int, entries: int) -> int:
+    """Entries that check-outs here give back, less those that the server's row already has back.
+
+    What the row has more than could be expected of it is taken for given back, so that none is given twice.
+    """
+    if overlay.first is None:
+        return 0
+    expected = overlay.first.left_before - max(0, taken - overlay.first.count_before)
+    return max(0, overlay.exits - max(0, entries - expected))

@@ -4,10 +4,12 @@ Rules that hold in it:
 
 - Rank: emergency > locked > free > operator's release > out of service > ticket. What ranks lower changes
   nothing while something higher stands.
-- A barrier is released by a grant, an operator, ``free`` or the emergency, and by nothing else.
+- A barrier is released by a grant, an operator, ``free`` or the emergency, and by nothing else. No step
+  releases and relocks.
 - An exit that opens always can't be locked, is free while its scanner is lost, and is released by every read.
 - A ticket is decided once for one presentation: the same barcode read again while its grant stands, or before
   it has been out of sight for a while, is the scanner or a phone held still.
+- What came of an admission is noted once, but for a late movement: it turns a lapse into a passage.
 
 Effects are values; the shell in :mod:`gated.lane` carries them out. A pair that is not in the table is an
 error of this module: a test asks for every one.
@@ -30,6 +32,8 @@ from gated.core.verdict import Reason, Verdict
 SHOWN = timedelta(seconds=2)
 # How long a decision may take before the lane stops waiting for it; a direct call ends well before.
 PATIENCE = timedelta(seconds=15)
+# The same at an exit that opens whatever the verdict: a slow disk or network must not keep anybody in.
+EXIT_PATIENCE = timedelta(seconds=2)
 # A movement this soon after a lapse belongs to that grant (PERCo blanks its alarm for 3 s after locking).
 AFTER_LAPSE = 3.0
 # A passage that does not end is stuck (PERCo TTR-04CW).
@@ -279,19 +283,21 @@ class Lane:
     emergency: bool = False
     scanners_lost: bool = False
     barcode: str = ""
-    """The barcode that was decided last; blank when an operator released."""
-    barcode_at: float = float("-inf")
-    """When it was last read."""
+    """The barcode whose turn it is or was last; blank if an operator released, or nothing could be read."""
+    in_sight: tuple[tuple[str, float], ...] = ()
+    """Barcodes that have had their answer, and when each was last read; one out of sight drops off."""
     number: int = 0
-    """Numbers the decisions asked for."""
-    waiting: str = ""
-    """The one barcode that is decided when the lane is ready."""
+    """Numbers the turns; a decision has the number of the turn it is asked for."""
+    waiting: BarcodeRead | None = None
+    """The one read that is decided when the lane is ready."""
     granted: int | None = None
-    """The number of the admission whose grant stands, or lapsed a moment ago; None for an operator's."""
+    """The number of the admission whose grant stands, or lapsed a moment ago; None if no ticket's."""
     lapsed_at: float = float("-inf")
-    """When the last grant lapsed with nobody seen to pass."""
-    without_passage: int = BELIEVED_WITHIN
-    """Grants in a row without a passage; at the start the sensor has not shown one yet."""
+    """When the last grant lapsed with nobody seen to pass, or somebody began to pass soon after."""
+    without_passage: int = 0
+    """Grants that lapsed in a row."""
+    sensor_proven: bool = False
+    """Whether the sensor has shown a passage at all since the start."""
 
 
 Step = tuple[Lane, Effects]
@@ -326,92 +332,141 @@ _AT_REST = {
 
 
 def _rest(lane: Lane, rules: LaneRules) -> Step:
-    """Goes to the resting state; a barcode that waits is decided at once where tickets count."""
-    state = resting_state(lane, rules)
-    lane = replace(lane, state=state)
+    """Goes to the resting state, and turns to the read that waits, if any."""
+    state, waiting = resting_state(lane, rules), lane.waiting
+    lane = replace(lane, state=state, waiting=None)
+    at_rest: Effects = (Stop(), Show(_AT_REST[state]))
     barrier = _barrier_at_rest(state, rules)
-    if lane.waiting and state in (State.READY, State.FREE):
-        waiting, lane = lane.waiting, replace(lane, waiting="")
-        lane, effects = _decide(lane, waiting)
+    if waiting is None:
+        return lane, (*barrier, *at_rest)
+    turn_to = _decide if state in (State.READY, State.FREE) else _read_undecided
+    lane, effects = turn_to(lane, rules, waiting)
+    if lane.state is State.GRANTED:  # let out, without a decision
+        return lane, effects
+    if lane.state is State.DECIDING:
         return lane, (*barrier, *effects)
-    return replace(lane, waiting=""), (*barrier, Stop(), Show(_AT_REST[state]))
+    return lane, (*barrier, *at_rest, *effects)
+
+
+def _then(effects: Effects, step_: Step) -> Step:
+    """A step whose effects come after others."""
+    return step_[0], (*effects, *step_[1])
 
 
 def _barrier_at_rest(state: State, rules: LaneRules) -> Effects:
     """A barrier that is held stays released in ``free`` and in an emergency.
 
     A pulse barrier can't be held: in ``free`` each read pulses it, in an emergency its own wired input does.
+    A pulse that has not ended is ended, or the next one would be no second pulse to the turnstile.
     """
     held = rules.profile is Profile.HOLD and state in (State.FREE, State.EMERGENCY)
     return (Release(),) if held else (Relock(),)
 
 
-def _decide(lane: Lane, barcode: str) -> Step:
-    lane = replace(lane, barcode=barcode, number=lane.number + 1)
+def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead) -> Step:
+    waiting = None if _waits(lane, read.barcode) else lane.waiting
+    lane = replace(_turn(_sighted(lane, read), read.barcode), waiting=waiting)
     if lane.state is State.FREE:
-        return lane, (Decide(lane.number, barcode),)
+        return lane, (Decide(lane.number, read.barcode),)
     return replace(lane, state=State.DECIDING), (
-        Decide(lane.number, barcode),
+        Decide(lane.number, read.barcode),
         Show(Outcome.DECIDING),
-        Start(PATIENCE),
+        Start(EXIT_PATIENCE if rules.opens_always else PATIENCE),
     )
 
 
-def _repeated(lane: Lane, rules: LaneRules, event: BarcodeRead) -> bool:
-    gap = event.at - lane.barcode_at
-    return event.barcode == lane.barcode and gap < rules.repeat_gap.total_seconds()
+def _turn(lane: Lane, barcode: str) -> Lane:
+    """The next turn begins: what was asked for the one before comes too late."""
+    return replace(lane, barcode=barcode, number=lane.number + 1)
 
 
 # Reads
 
 
+def _look(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[Lane, bool]:
+    """Whether this barcode has had its answer and has not been out of sight since."""
+    oldest = event.at - rules.repeat_gap.total_seconds()
+    in_sight = {barcode: at for barcode, at in lane.in_sight if at > oldest}
+    held_still = event.barcode in in_sight
+    if held_still:
+        in_sight[event.barcode] = event.at
+    return replace(lane, in_sight=tuple(in_sight.items())), held_still
+
+
+def _sighted(lane: Lane, read: BarcodeRead) -> Lane:
+    """From now on this barcode is held still."""
+    return replace(lane, in_sight=(*lane.in_sight, (read.barcode, read.at)))
+
+
+def _waits(lane: Lane, barcode: str) -> bool:
+    return lane.waiting is not None and lane.waiting.barcode == barcode
+
+
 def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
-    """A read at a lane at rest, or one that shows a denial."""
-    repeated = _repeated(lane, rules, event)
-    lane = replace(lane, barcode_at=event.at)
-    if not repeated:
-        return _decide(lane, event.barcode)
+    """A read at a lane that is ready, or shows a denial."""
+    lane, held_still = _look(lane, rules, event)
+    if not held_still:
+        return _decide(lane, rules, event)
     if rules.opens_always:
-        return _grant(lane, rules, Outcome.ADMIT, granted=None)
+        return _grant(_turn(lane, event.barcode), rules, Outcome.ADMIT, granted=None)
     return lane, ()
 
 
-def _read_while_busy(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+def _read_in_free(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    lane, held_still = _look(lane, rules, event)
+    if not held_still:
+        return _decide(lane, rules, event)
+    return lane, _pulse_in_free(rules) if rules.opens_always else ()
+
+
+def _read_in_turn(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """A read while another is decided on, or its guest passes: it waits, or is told to."""
-    if event.barcode == lane.barcode:
-        return replace(lane, barcode_at=event.at), ()
-    if event.barcode == lane.waiting:
+    lane, held_still = _look(lane, rules, event)
+    if held_still:
         return lane, ()
-    if lane.waiting or (rules.sensors is Sensors.NONE and lane.state is not State.DECIDING):
-        return lane, (Show(Outcome.BUSY),)
-    return replace(lane, waiting=event.barcode), ()
+    if event.barcode == lane.barcode:
+        return _sighted(lane, event), _reopen(lane, rules)
+    if rules.sensors is Sensors.NONE and lane.state is State.GRANTED and rules.opens_always:
+        return _next_out(lane, rules, event)
+    if lane.waiting is None and (rules.sensors is not Sensors.NONE or lane.state is State.DECIDING):
+        return replace(lane, waiting=event), _reopen(lane, rules)
+    if _waits(lane, event.barcode):
+        return replace(lane, waiting=event), ()
+    return lane, (*_reopen(lane, rules), Show(Outcome.BUSY))
+
+
+def _next_out(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    """Nobody can see whether the guest before has left: the next one need not wait to be let out."""
+    first = lane.waiting or event
+    lane, effects = _then(_note(lane, Came.UNKNOWN), _rest(replace(lane, waiting=first), rules))
+    return replace(lane, waiting=None if first.barcode == event.barcode else event), effects
+
+
+def _reopen(lane: Lane, rules: LaneRules) -> Effects:
+    """Who turned back in the middle of an exit, and shows something again, is not kept in."""
+    return (Release(),) if rules.opens_always and lane.state is State.PASSING else ()
 
 
 def _read_undecided(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """A read while the lane takes no tickets: it spends nothing."""
-    repeated = _repeated(lane, rules, event)
-    lane = replace(lane, barcode=event.barcode, barcode_at=event.at)
-    journal: Effects = () if repeated else (Journal(event.barcode, Reason.UNDECIDED),)
-    return _let_out(lane, rules, journal)
+    lane, held_still = _look(lane, rules, event)
+    if held_still:
+        return _let_out(lane, rules, event.barcode, ())
+    return _let_out(_sighted(lane, event), rules, event.barcode, (Journal(event.barcode, Reason.UNDECIDED),))
 
 
-def _let_out(lane: Lane, rules: LaneRules, effects: Effects) -> Step:
+def _let_out(lane: Lane, rules: LaneRules, barcode: str, effects: Effects) -> Step:
     """An exit that opens always lets out whoever shows anything, out of service too."""
     if not rules.opens_always or lane.state is State.EMERGENCY:
         return lane, effects
-    lane, granted = _grant(lane, rules, Outcome.ADMIT, granted=None)
-    return lane, (*effects, *granted)
+    return _then(effects, _grant(_turn(lane, barcode), rules, Outcome.ADMIT, granted=None))
 
 
 def _malformed(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
     journal = Journal("", Reason.MALFORMED)
     if rules.opens_always:
-        return _let_out(lane, rules, (journal,))
-    return replace(lane, state=State.DENIED), (
-        journal,
-        Show(Outcome.SCAN_AGAIN),
-        Start(SHOWN),
-    )
+        return _let_out(lane, rules, "", (journal,))
+    return replace(lane, state=State.DENIED), (journal, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
 
 
 def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
@@ -424,35 +479,49 @@ def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
 
 
 def _malformed_undecided(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
-    return _let_out(lane, rules, (Journal("", Reason.MALFORMED),))
+    return _let_out(lane, rules, "", (Journal("", Reason.MALFORMED),))
 
 
-def _malformed_while_busy(lane: Lane, _: LaneRules, __: MalformedRead) -> Step:
+def _malformed_in_turn(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
     """Somebody else's turn: noted, and no reason to disturb it."""
-    return lane, (Journal("", Reason.MALFORMED),)
+    return lane, (Journal("", Reason.MALFORMED), *_reopen(lane, rules))
 
 
 # Verdicts
 
 
 def _grant(lane: Lane, rules: LaneRules, outcome: Outcome, *, granted: int | None) -> Step:
-    lane = replace(lane, state=State.GRANTED, granted=granted)
-    return lane, (Release(), Show(outcome), Start(rules.grant))
+    """Lets somebody pass. Without a sensor nobody waits meanwhile, but at an exit that opens always."""
+    dropped: Effects = ()
+    if rules.sensors is Sensors.NONE and not rules.opens_always:
+        lane, dropped = _drop_waiting(lane)
+    lane = replace(lane, state=State.GRANTED, granted=granted, lapsed_at=float("-inf"))
+    return lane, (Release(), Show(outcome), Start(rules.grant), *dropped)
+
+
+def _drop_waiting(lane: Lane) -> Step:
+    """The read that waits is written down as what it is: read, and not decided on."""
+    if lane.waiting is None:
+        return lane, ()
+    return replace(lane, waiting=None), (Journal(lane.waiting.barcode, Reason.UNDECIDED),)
 
 
 def _verdict(lane: Lane, rules: LaneRules, event: Decided) -> Step:
     if event.number != lane.number:
         return _verdict_too_late(lane, rules, event)
     outcome = outcome_of(event.verdict)
-    if event.verdict.admitted or rules.opens_always:
-        if rules.sensors is Sensors.NONE:
-            lane = replace(lane, waiting="")
-        if not event.verdict.admitted:
-            return _grant(lane, rules, Outcome.ADMIT, granted=None)
+    if event.verdict.admitted:
         return _grant(lane, rules, outcome, granted=event.number)
-    if lane.waiting:
-        return _rest(lane, rules)
+    if rules.opens_always:
+        return _grant(lane, rules, Outcome.ADMIT, granted=None)
     return replace(lane, state=State.DENIED), (Show(outcome), Start(SHOWN))
+
+
+def _verdict_in_turn(lane: Lane, rules: LaneRules, event: Decided) -> Step:
+    """An operator, or an exit's patience, let the guest pass before the verdict came: it is his ticket's."""
+    if event.number == lane.number and event.verdict.admitted and lane.granted is None:
+        return replace(lane, granted=event.number), ()
+    return _verdict_too_late(lane, rules, event)
 
 
 def _verdict_in_free(lane: Lane, rules: LaneRules, event: Decided) -> Step:
@@ -476,10 +545,10 @@ def _verdict_too_late(lane: Lane, _: LaneRules, event: Decided) -> Step:
 def _decision_late(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
     alarm = Alarm(AlarmKind.DECISION_LATE)
     if rules.opens_always:
-        lane, effects = _grant(lane, rules, Outcome.ADMIT, granted=None)
-        return lane, (alarm, *effects)
-    lane = replace(lane, state=State.DENIED, barcode="", waiting="")
-    return lane, (alarm, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+        return _then((alarm,), _grant(lane, rules, Outcome.ADMIT, granted=None))
+    # Out of sight, so that the guest need not take the ticket away to have it decided on again.
+    lane, dropped = _drop_waiting(replace(lane, state=State.DENIED, in_sight=()))
+    return lane, (alarm, *dropped, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
 
 
 # The end of a grant
@@ -490,50 +559,65 @@ def _note(lane: Lane, came: Came) -> Effects:
     return () if lane.granted is None else (Note(lane.granted, came),)
 
 
+def _unseen(lane: Lane) -> Came:
+    """What came of a grant in which the sensor saw nobody pass, if it is to be believed."""
+    believed = lane.sensor_proven and lane.without_passage < BELIEVED_WITHIN
+    return Came.NOT_TAKEN if believed else Came.UNKNOWN
+
+
 def _lapsed(lane: Lane, rules: LaneRules, event: TimerEnded) -> Step:
     if rules.sensors is Sensors.NONE:
-        note = _note(lane, Came.UNKNOWN)
-        lane, effects = _rest(lane, rules)
-        return lane, (*note, *effects)
-    believed = lane.without_passage < BELIEVED_WITHIN
-    count = lane.without_passage + 1
-    effects = _note(lane, Came.NOT_TAKEN if believed else Came.UNKNOWN)
-    if count == BELIEVED_WITHIN + DOUBTFUL_SENSOR:
-        effects += (Alarm(AlarmKind.SENSOR_DOUBTFUL),)
-    dropped = lane.waiting
-    lane, rest = _rest(replace(lane, waiting="", without_passage=count, lapsed_at=event.at), rules)
-    effects += rest
-    if dropped and lane.state is State.READY:
-        lane = replace(lane, state=State.DENIED)
-        effects += (Show(Outcome.SCAN_AGAIN), Start(SHOWN))
-    return lane, effects
+        return _then(_note(lane, Came.UNKNOWN), _rest(lane, rules))
+    ended = _note(lane, _unseen(lane))
+    lane = replace(lane, without_passage=lane.without_passage + 1, lapsed_at=event.at)
+    if lane.without_passage == DOUBTFUL_SENSOR:
+        ended += (Alarm(AlarmKind.SENSOR_DOUBTFUL),)
+    return _then(ended, _ended_unseen(lane, rules))
+
+
+def _ended_unseen(lane: Lane, rules: LaneRules) -> Step:
+    """Nobody was seen to pass: whoever waits may stand behind a guest who still does, or be gone."""
+    if lane.waiting is None or rules.opens_always:
+        return _rest(lane, rules)
+    lane, dropped = _drop_waiting(lane)
+    lane, effects = _then(dropped, _rest(lane, rules))
+    if lane.state is not State.READY:
+        return lane, effects
+    return replace(lane, state=State.DENIED), (*effects, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+
+
+def _relock_if_held(rules: LaneRules) -> Effects:
+    return (Relock(),) if rules.profile is Profile.HOLD else ()
 
 
 def _began(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
     """The guest goes in: a barrier that is held relocks now, or a second person fits in."""
-    relock: Effects = (Relock(),) if rules.profile is Profile.HOLD else ()
-    return replace(lane, state=State.PASSING), (*relock, Show(Outcome.PASSING), Start(STUCK))
+    lane = replace(lane, state=State.PASSING)
+    return lane, (*_relock_if_held(rules), Show(Outcome.PASSING), Start(STUCK))
+
+
+def _began_again(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
+    """Somebody follows: an operator may have released the barrier anew for him."""
+    return lane, _relock_if_held(rules)
 
 
 def _done(lane: Lane, rules: LaneRules, _: PassageDone) -> Step:
     note = _note(lane, Came.TAKEN)
-    lane, effects = _rest(replace(lane, without_passage=0), rules)
-    return lane, (*note, *effects)
+    return _then(note, _rest(replace(lane, without_passage=0, sensor_proven=True), rules))
 
 
 def _stuck(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
-    note = _note(lane, Came.UNKNOWN)
-    lane, effects = _rest(lane, rules)
-    return lane, (*note, Alarm(AlarmKind.STUCK), *effects)
+    return _then((*_note(lane, Came.UNKNOWN), Alarm(AlarmKind.STUCK)), _ended_unseen(lane, rules))
 
 
 def _moved(lane: Lane, _: LaneRules, event: PassageBegan | PassageDone) -> Step:
     """A movement without a grant: forced, but for one that still belongs to the grant before."""
-    if event.at - lane.lapsed_at <= AFTER_LAPSE:
-        if isinstance(event, PassageBegan):
-            return lane, ()
-        return replace(lane, lapsed_at=float("-inf"), without_passage=0), _note(lane, Came.TAKEN)
-    return lane, (Alarm(AlarmKind.FORCED),)
+    if event.at - lane.lapsed_at > AFTER_LAPSE:
+        return lane, (Alarm(AlarmKind.FORCED),)
+    if isinstance(event, PassageBegan):
+        return replace(lane, lapsed_at=event.at), ()
+    note = _note(lane, Came.TAKEN)
+    return replace(lane, lapsed_at=float("-inf"), without_passage=0, sensor_proven=True), note
 
 
 def _moved_in_free(lane: Lane, _: LaneRules, __: PassageBegan | PassageDone) -> Step:
@@ -552,16 +636,20 @@ def _shown_in_free(lane: Lane, _: LaneRules, __: TimerEnded) -> Step:
 
 
 def _operator(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
-    return _grant(replace(lane, barcode=""), rules, Outcome.ADMIT, granted=None)
+    return _grant(_turn(lane, ""), rules, Outcome.ADMIT, granted=None)
 
 
 def _operator_while_deciding(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
-    """The guest of the operator passes; the one whose ticket is being decided on keeps the turn."""
-    return lane, (Release(),)
+    """The operator is faster than the verdict, and outranks it; see :func:`_verdict_in_turn`."""
+    return _grant(lane, rules, Outcome.ADMIT, granted=None)
 
 
 def _operator_during_grant(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
     return lane, (Release(), Start(rules.grant))
+
+
+def _operator_during_passage(lane: Lane, _: LaneRules, __: OperatorReleased) -> Step:
+    return lane, (Release(), Start(STUCK))
 
 
 def _operator_in_free(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
@@ -583,11 +671,16 @@ def _mode_during_grant(lane: Lane, rules: LaneRules, event: ModeCommanded) -> St
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
     lane = replace(lane, mode=event.mode)
-    if event.mode not in (Mode.LOCKED, Mode.FREE):
-        return lane, ()
-    note = () if lane.state is State.DECIDING else _note(lane, Came.UNKNOWN)
-    lane, effects = _rest(replace(lane, waiting=""), rules)
-    return lane, (*note, *effects)
+    return _interrupt(lane, rules) if event.mode in (Mode.LOCKED, Mode.FREE) else (lane, ())
+
+
+def _interrupt(lane: Lane, rules: LaneRules) -> Step:
+    """Something of higher rank ends the turn, if there is one. In ``free`` its guest passes all the same."""
+    came = _unseen(lane)
+    if lane.state is State.PASSING or resting_state(lane, rules) is State.FREE:
+        came = Came.UNKNOWN
+    note = _note(lane, came) if lane.state in (State.GRANTED, State.PASSING) else ()
+    return _then(note, _rest(lane, rules))
 
 
 def _lost_at_rest(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
@@ -598,8 +691,10 @@ def _found_at_rest(lane: Lane, rules: LaneRules, _: ScannersFound) -> Step:
     return _rest(replace(lane, scanners_lost=False), rules)
 
 
-def _lost(lane: Lane, _: LaneRules, __: ScannersLost) -> Step:
-    return replace(lane, scanners_lost=True), ()
+def _lost(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
+    """In somebody's turn, or while a denial shows: only an exit that becomes ``free`` can't wait."""
+    lane = replace(lane, scanners_lost=True)
+    return _interrupt(lane, rules) if resting_state(lane, rules) is State.FREE else (lane, ())
 
 
 def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
@@ -610,9 +705,7 @@ def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
 
 
 def _emergency(lane: Lane, rules: LaneRules, _: EmergencyBegan) -> Step:
-    note = _note(lane, Came.UNKNOWN) if lane.state in (State.GRANTED, State.PASSING) else ()
-    lane, effects = _rest(replace(lane, emergency=True, waiting=""), rules)
-    return lane, (*effects, *note)
+    return _interrupt(replace(lane, emergency=True), rules)
 
 
 def _emergency_ended(lane: Lane, rules: LaneRules, _: EmergencyEnded) -> Step:
@@ -644,9 +737,9 @@ _AT_REST_DOES: dict[type[Event], Transition] = {
     EmergencyEnded: _same,
 }
 _IN_TURN_DOES: dict[type[Event], Transition] = {
-    BarcodeRead: _read_while_busy,
-    MalformedRead: _malformed_while_busy,
-    Decided: _verdict_too_late,
+    BarcodeRead: _read_in_turn,
+    MalformedRead: _malformed_in_turn,
+    Decided: _verdict_in_turn,
     OperatorReleased: _operator_during_grant,
     ModeCommanded: _mode_during_grant,
     ScannersLost: _lost,
@@ -684,8 +777,9 @@ _ROWS: dict[State, dict[type[Event], Transition]] = {
     State.PASSING: {
         **_IN_TURN_DOES,
         TimerEnded: _stuck,
-        PassageBegan: _same,
+        PassageBegan: _began_again,
         PassageDone: _done,
+        OperatorReleased: _operator_during_passage,
     },
     State.DENIED: {
         **_AT_REST_DOES,
@@ -698,7 +792,7 @@ _ROWS: dict[State, dict[type[Event], Transition]] = {
     },
     State.FREE: {
         **_AT_REST_DOES,
-        BarcodeRead: _read,
+        BarcodeRead: _read_in_free,
         MalformedRead: _malformed_in_free,
         Decided: _verdict_in_free,
         TimerEnded: _shown_in_free,

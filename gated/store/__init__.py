@@ -4,6 +4,8 @@ Scans go before everything else; downloads come in pieces small enough that a sc
 Only the daemon opens the files.
 """
 
+import json
+import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from gated.core.scan import Moment, Scan
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Verdict
 from gated.errors import StoreError
-from gated.store.database import open_database
+from gated.store.database import Connection, Damaged, open_database
 from gated.store.desk import Ask, Decided, Desk, DeskRules, Terms
 from gated.store.journal import Journal, OutboxSize, Passage
-from gated.store.mirror import Mirror
+from gated.store.mirror import SPANS, Mirror
 from gated.store.privacy import Secrets
 from gated.store.running import RunningTime
 from gated.store.writer import Writer
@@ -62,19 +64,26 @@ class Health:
 class Store:
     """The asynchronous face of both databases. Every method raises StoreError if a database can't be used."""
 
-    def __init__(self, state_dir: Path, rules: DeskRules, *, monotonic: float | None = None) -> None:
+    def __init__(self, state_dir: Path, rules: DeskRules) -> None:
         """Opens or creates both files in ``state_dir``. Raises StoreError."""
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{state_dir}: {error.strerror}") from error
         self._journal = Journal(open_database(state_dir / "journal.db", "journal", synchronous="FULL"))
-        mirror = open_database(state_dir / "mirror.db", "mirror", synchronous="NORMAL")
-        self._mirror = Mirror(mirror, Secrets(self._journal.secret()))
-        now = time.monotonic() if monotonic is None else monotonic
-        self._running = RunningTime(self._journal.ran_until_ms(), now)
-        self._desk = Desk(self._mirror, self._journal, self._running, rules)
-        self._desk.service = self._journal.note("service") or ""
+        try:
+            self._mirror = Mirror(_open_mirror(state_dir / "mirror.db"), Secrets(self._journal.secret()))
+            so_far_ms = max(self._journal.ran_until_ms(), self._mirror.ran_until_ms())
+            self._running = RunningTime(so_far_ms, time.monotonic())
+            self._desk = Desk(self._mirror, self._journal, self._running, rules)
+            self._desk.service = self._journal.note("service") or ""
+            self._recall_types()
+        except sqlite3.Error as error:
+            self._journal.close()
+            raise StoreError(f"{state_dir}: {error}") from error
+        except StoreError:
+            self._journal.close()
+            raise
         self._writer = Writer()
 
     def start(self) -> None:
@@ -100,9 +109,13 @@ class Store:
         return await self._writer.do(lambda: self._desk.decide(scan, terms), urgent=True)
 
     async def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, by_server: bool) -> Decided:
-        """Makes durable what came of a question, and lets the ticket go."""
+        """Makes durable what came of a question, and lets the ticket go.
+
+        ``by_server`` says that the server has just recorded it: it counts as acknowledged.
+        """
+        recorded = time.monotonic() if by_server else None
         return await self._writer.do(
-            lambda: self._desk.settle(ask, verdict, origin, by_server=by_server), urgent=True
+            lambda: self._desk.settle(ask, verdict, origin, recorded=recorded), urgent=True
         )
 
     async def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
@@ -118,8 +131,8 @@ class Store:
         await self._writer.do(lambda: self._journal.acknowledge_one(seq, self._running.at(monotonic)))
 
     async def set_passage(self, seq: int, passage: Passage) -> None:
-        """Notes what came of a scan's grant."""
-        await self._writer.do(lambda: self._journal.set_passage(seq, passage))
+        """Notes what came of a scan's grant, before the guest's next scan is decided."""
+        await self._writer.do(lambda: self._journal.set_passage(seq, passage), urgent=True)
 
     async def occurred(self, kind: str, lane: str | None, what: str, why: str, at: Moment) -> None:
         """Journals a command, an alarm or a change of mode."""
@@ -142,6 +155,7 @@ class Store:
 
         def bind() -> None:
             self._mirror.bind(service)
+            self._recall_types()
             if self._journal.note("service") != service:
                 self._journal.set_note("service", service)
             self._desk.service = service
@@ -149,11 +163,12 @@ class Store:
         await self._writer.do(bind)
 
     async def set_service_types(self, types: frozenset[str], monotonic: float) -> None:
-        """Tells the desk which ticket types the service lets in, read just now."""
+        """Tells the desk which ticket types the service lets in, asked for at that monotonic time."""
 
         def set_types() -> None:
-            self._desk.service_types = types
-            self._desk.service_read_ms = self._running.at(monotonic)
+            read_ms = self._running.at(monotonic)
+            self._mirror.set_notes({"types": json.dumps(sorted(types)), "types_ms": read_ms})
+            self._recall_types()
 
         await self._writer.do(set_types)
 
@@ -163,7 +178,7 @@ class Store:
         for start in range(0, len(tickets), _PIECE):
             piece = tickets[start : start + _PIECE]
             await self._writer.do(partial(self._mirror.put, piece, asked_ms=asked_ms, run=run))
-        await self._writer.do(self._mirror.checkpoint)
+            await self._writer.do(self._mirror.checkpoint)
 
     async def remember(self, **notes: int | str | None) -> None:
         """Notes where downloads stand, all at once."""
@@ -171,16 +186,16 @@ class Store:
 
     async def unseen(self, run: int) -> int:
         """How many present tickets the full download ``run`` did not see."""
-        return await self._writer.do(lambda: self._mirror.unseen(run))
+        return sum([await self._writer.do(partial(self._mirror.unseen, run, span)) for span in SPANS])
 
     async def count(self) -> int:
         """How many tickets are present."""
-        return await self._writer.do(self._mirror.count)
+        return sum([await self._writer.do(partial(self._mirror.count, span)) for span in SPANS])
 
     async def sweep(self, run: int) -> None:
         """Marks what the full download ``run`` did not see as absent."""
-        while await self._writer.do(lambda: self._mirror.sweep(run, _PIECE)):
-            pass
+        for span in SPANS:
+            await self._writer.do(partial(self._mirror.sweep, run, span))
 
     # Upkeep
 
@@ -203,15 +218,20 @@ class Store:
         await self._writer.do(lambda: self._journal.set_note(key, value))
 
     async def upkeep(self) -> int:
-        """Writes what waits since the disk failed and keeps the WALs short; returns how much still waits."""
+        """Writes what waits since the disk failed and empties the WALs; returns how much still waits."""
 
         def keep() -> int:
             waiting = self._desk.write_waiting()
-            self._journal.checkpoint()
+            self._journal.checkpoint(self._running.at(time.monotonic()))
             self._mirror.checkpoint()
             return waiting
 
         return await self._writer.do(keep)
+
+    def _recall_types(self) -> None:
+        """The service's types outlive a restart without a network."""
+        self._desk.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
+        self._desk.service_read_ms = self._mirror.note("types_ms") or 0
 
     def _state(self) -> StoreState:
         note = self._mirror.note
@@ -227,3 +247,13 @@ class Store:
             outbox=self._journal.outbox_size(),
             undurable=self._desk.write_waiting(),
         )
+
+
+def _open_mirror(path: Path) -> Connection:
+    """The mirror's file; one that is damaged is thrown away, since downloads bring it back."""
+    try:
+        return open_database(path, "mirror", synchronous="NORMAL")
+    except Damaged:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return open_database(path, "mirror", synchronous="NORMAL")

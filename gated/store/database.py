@@ -6,6 +6,8 @@ that no scan pays for one.
 """
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,16 +16,28 @@ from gated.errors import StoreError
 Connection = sqlite3.Connection
 
 
+class Damaged(StoreError):
+    """The file is there, and is no database any more."""
+
+    hint = "Keep the file for whoever mends it, move it away, and start again."
+    retry = False
+
+
 def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
     """Opens or creates ``path`` and applies ``schema/<kind>-<n>.sql`` in order, each in one transaction.
 
-    ``synchronous`` is SQLite's FULL or NORMAL. Raises StoreError.
+    Only the owner may read the file. ``synchronous`` is SQLite's FULL or NORMAL. Raises StoreError; Damaged
+    if the file is no database.
     """
     try:
+        path.touch(mode=0o600)  # SQLite gives the WAL the same mode
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+    try:
         for pragma in (
-            "journal_mode = WAL",
             f"synchronous = {synchronous}",
+            "journal_mode = WAL",
             "wal_autocheckpoint = 0",
             "journal_size_limit = 8388608",  # bytes; a WAL grown by a bulk load shrinks again
             "mmap_size = 0",
@@ -34,7 +48,12 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection, kind)
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from error
+        connection.close()
+        trouble = StoreError if isinstance(error, sqlite3.OperationalError) else Damaged
+        raise trouble(f"{path}: {error}") from error
+    except StoreError:
+        connection.close()
+        raise
     return connection
 
 
@@ -49,6 +68,19 @@ def migrate(connection: Connection, kind: str) -> None:
         )
     for number, script in enumerate(steps[version:], version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """All that is written inside is written, or none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _steps(kind: str) -> list[str]:

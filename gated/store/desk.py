@@ -1,24 +1,25 @@
 """The desk: look-up, overlay, decision and journal entry as one uninterrupted step of the database thread.
 
 So two lanes that read the same ticket at once can't both admit it. Where the server has to be asked, the desk
-holds the ticket until the answer is written down; another lane is told that it is busy.
+holds the ticket until the answer is written down, under the text that was scanned as well as under its
+barcode_id, since a download may make the ticket known meanwhile; another lane is told that it is busy.
 
 When the journal can't be written, the lane is told so and follows ``[disk] on_failure``: what was decided
-then waits in memory, counts in the overlay, and is written first when the disk is back.
+then waits in memory, counts in the overlay, and is written first when the disk is back. What the server has
+recorded itself is admitted in any case: nothing could be lost.
 """
 
 import sqlite3
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from gated.core.decide import Now, Rules, decide
 from gated.core.outbox import UPLOAD_ALL, UploadRules, kind_of
-from gated.core.overlay import NOTHING, Movement, Overlay, overlay_of
+from gated.core.overlay import NOTHING, Movement, Overlay, left, overlay_of, used
 from gated.core.scan import Direction, Scan, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
-from gated.store.journal import NO_HISTORY, Entry, History, Journal
+from gated.store.journal import Entry, Journal, Lapsed
 from gated.store.mirror import Ambiguous, Found, Mirror
 from gated.store.running import RunningTime
 
@@ -70,6 +71,8 @@ class Ask:
     ticket: Ticket | None
     fallback: Verdict
     origin: Origin
+    holds: frozenset[bytes]
+    """Digests of the barcode_id and of the text that was scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,19 @@ class _Case:
     """A scan with all that was looked up for it."""
 
     scan: Scan
-    digest: bytes
+    digest: bytes | None
     found: Found | None = None
-    history: History = NO_HISTORY
+    lapsed: Lapsed | None = None
     overlay: Overlay = NOTHING
 
     @property
     def ticket(self) -> Ticket | None:
         return self.found.ticket if self.found else None
+
+    @property
+    def barcode_id(self) -> str:
+        """What the server knows the ticket by, or at least what was scanned."""
+        return self.found.ticket.barcode_id if self.found else self.scan.barcode
 
 
 class Desk:
@@ -96,7 +104,7 @@ class Desk:
         self._running = running
         self._rules = rules
         self._held: set[bytes] = set()
-        self._unwritten: deque[Entry] = deque()
+        self._unwritten: list[Entry] = []
         self._latest = datetime.fromtimestamp(journal.latest_wall_ms() / 1000, UTC)
         self.service = ""
         self.service_types: frozenset[str] = frozenset()
@@ -109,27 +117,29 @@ class Desk:
             digest = self._mirror.digest(scan.barcode)
             return self._write(_Case(scan, digest), deny(None, Reason.AMBIGUOUS), Origin.LOCAL)
         case = self._look_up(scan, found)
-        if case.digest in self._held:
+        if not self._held.isdisjoint(self._digests(case)):
             return self._write(case, deny(None, Reason.BUSY), Origin.LOCAL)
         verdict = self._local(case, terms)
         question = self._question(case, verdict, terms)
         if isinstance(question, Ask):
-            self._held.add(case.digest)
+            self._held |= question.holds
             return question
         return self._write(case, question, Origin.REGRANT if _regrants(question) else Origin.LOCAL)
 
-    def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, by_server: bool) -> Decided:
+    def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, recorded: float | None = None) -> Decided:
         """Writes down what came of a question, and lets the ticket go.
 
-        ``by_server`` says that the server has recorded it: it counts as acknowledged.
+        ``recorded`` is the monotonic time at which the server said that it has recorded it.
         """
+        self._held -= ask.holds
         case = self._look_up(ask.scan, self._found(ask.scan.barcode))
-        self._held.discard(case.digest)
-        return self._write(case, verdict, origin, acknowledged=by_server)
+        acknowledged_ms = None if recorded is None else self._running.at(recorded)
+        return self._write(case, verdict, origin, acknowledged_ms)
 
     def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         """Writes down a scan that was not decided on: the lane took no tickets, or the text was malformed."""
-        return self._write(_Case(scan, self._mirror.digest(scan.barcode)), verdict, Origin.LOCAL)
+        digest = self._mirror.digest(scan.barcode) if scan.barcode else None
+        return self._write(_Case(scan, digest), verdict, Origin.LOCAL)
 
     def override(self, scan: Scan) -> Decided:
         """Writes down that an operator admitted a ticket, whatever the rules say."""
@@ -140,29 +150,36 @@ class Desk:
 
     def write_waiting(self) -> int:
         """Writes what waits in memory since the disk failed; returns how much still waits."""
-        while self._unwritten:
+        if self._unwritten:
             try:
-                self._journal.write(self._unwritten[0])
+                self._journal.write(self._unwritten)
             except sqlite3.Error:
-                break
-            self._unwritten.popleft()
-        return len(self._unwritten)
+                return len(self._unwritten)
+            self._unwritten.clear()
+        return 0
 
     def _found(self, barcode: str) -> Found | None:
         found = self._mirror.find(barcode)
         return None if isinstance(found, Ambiguous) else found
 
+    def _digests(self, case: _Case) -> frozenset[bytes]:
+        scanned = self._mirror.digest(case.scan.barcode)
+        return frozenset((scanned, case.digest or scanned))
+
     def _look_up(self, scan: Scan, found: Found | None) -> _Case:
-        digest = found.digest if found else self._mirror.digest(scan.barcode)
-        history = self._journal.history(digest, found.asked_ms if found else -1)
-        movements = history.movements + tuple(
-            _movement(entry) for entry in self._unwritten if entry.moves and entry.ticket == digest
-        )
-        lapsed = history.lapsed is not None and (
-            self._running.at(scan.at.monotonic) - history.lapsed.running_ms
-            <= self._rules.regrant.total_seconds() * 1000
-        )
-        return _Case(scan, digest, found, history, overlay_of(movements, lapsed=lapsed))
+        scanned = self._mirror.digest(scan.barcode)
+        digest = found.digest if found else scanned
+        history = self._journal.history(digest, found.asked_ms if found else -1, scanned)
+        waiting = [entry for entry in self._unwritten if entry.ticket in (digest, scanned)]
+        movements = history.movements + tuple(_movement(entry) for entry in waiting if entry.moves)
+        lapsed = history.lapsed
+        if lapsed is not None and (self._too_old(lapsed, scan) or any(_admits(entry) for entry in waiting)):
+            lapsed = None
+        return _Case(scan, digest, found, lapsed, overlay_of(movements, lapsed=lapsed is not None))
+
+    def _too_old(self, lapsed: Lapsed, scan: Scan) -> bool:
+        age_ms = self._running.at(scan.at.monotonic) - lapsed.running_ms
+        return age_ms > self._rules.regrant.total_seconds() * 1000
 
     def _local(self, case: _Case, terms: Terms) -> Verdict:
         types_count = case.found is not None and self.service_read_ms > case.found.asked_ms
@@ -182,60 +199,92 @@ class Desk:
         return Now(self._latest, TimeTrust.UNKNOWN)
 
     def _question(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
-        """The question for the server, or the verdict that needs none."""
+        """The question for the server, or the verdict that needs none.
+
+        A ticket that moved here without the server's knowledge is decided here: the server would admit it
+        once more, or find that a guest who wants to leave was never in.
+        """
         scan, ticket = case.scan, case.ticket
         if ticket is not None:
             wrong_type = verdict.reason is Reason.NOT_ALLOWED and ticket.checkin_allowed
-            if not terms.ask_known or wrong_type or _regrants(verdict):
+            if not terms.ask_known or wrong_type or _regrants(verdict) or case.overlay.unsent:
                 return verdict
-            return Ask(scan, ticket.barcode_id, ticket, verdict, Origin.DIRECT)
+            return self._ask(case, verdict, Origin.DIRECT)
         if terms.ask_known and not terms.lane_types:
-            return Ask(scan, scan.barcode, None, verdict, Origin.DIRECT)
+            return self._ask(case, verdict, Origin.DIRECT)
         if scan.direction is Direction.EXIT or terms.lane_types or not terms.ask_unknown:
             return verdict
         if terms.rationed and verdict.reason is not Reason.NOT_READY:
             return deny(None, Reason.BUSY)
-        return Ask(scan, scan.barcode, None, verdict, Origin.ASK)
+        return self._ask(case, verdict, Origin.ASK)
 
-    def _write(self, case: _Case, verdict: Verdict, origin: Origin, *, acknowledged: bool = False) -> Decided:
-        entry = self._entry(case, verdict, origin, acknowledged=acknowledged)
-        self.write_waiting()
+    def _ask(self, case: _Case, fallback: Verdict, origin: Origin) -> Ask:
+        return Ask(case.scan, case.barcode_id, case.ticket, fallback, origin, self._digests(case))
+
+    def _write(
+        self, case: _Case, verdict: Verdict, origin: Origin, acknowledged_ms: int | None = None
+    ) -> Decided:
+        entry = self._entry(case, verdict, origin, acknowledged_ms)
         try:
-            seq = None if self._unwritten else self._journal.write(entry)
+            seq = self._journal.write((*self._unwritten, entry))
         except sqlite3.Error:
-            seq = None
-        if seq is None:
-            if verdict.admitted and not self._rules.admit_undurable:
-                verdict = deny(None, Reason.FAULT)
-                entry = self._entry(case, verdict, origin, acknowledged=acknowledged)
-            self._unwritten.append(entry)
+            return self._write_later(case, entry)
+        self._unwritten.clear()
         return Decided(case.scan, verdict, origin, case.ticket, seq)
 
-    def _entry(self, case: _Case, verdict: Verdict, origin: Origin, *, acknowledged: bool) -> Entry:
-        running_ms = self._running.at(case.scan.at.monotonic)
-        regrants = case.history.lapsed if _regrants(verdict) else None
+    def _write_later(self, case: _Case, entry: Entry) -> Decided:
+        """Keeps in memory what can't be written now."""
+        if entry.verdict.admitted and entry.acknowledged_ms is None and not self._rules.admit_undurable:
+            entry = self._entry(case, deny(None, Reason.FAULT), entry.origin, None)
+        self._unwritten.append(replace(entry, undurable=True))
+        return Decided(case.scan, entry.verdict, entry.origin, case.ticket, None)
+
+    def _entry(self, case: _Case, verdict: Verdict, origin: Origin, acknowledged_ms: int | None) -> Entry:
+        regrants = case.lapsed if _regrants(verdict) else None
         return Entry(
-            scan=case.scan,
+            scan=self._bounded(case.scan),
             service=self.service,
             ticket=case.digest,
             verdict=verdict,
             origin=origin,
             moves=verdict.admitted and regrants is None,
-            mirror_count=case.ticket.checked_in if case.ticket else 0,
-            running_ms=running_ms,
-            acknowledged_ms=running_ms if acknowledged else None,
+            count_before=used(case.ticket, case.overlay),
+            left_before=self._left(case),
+            running_ms=self._running.at(case.scan.at.monotonic),
+            acknowledged_ms=acknowledged_ms,
             kind=kind_of(verdict, origin, self._rules.upload),
-            barcode_id=case.ticket.barcode_id if case.ticket else case.scan.barcode,
+            barcode_id=case.barcode_id,
             regrants=regrants.seq if regrants else None,
         )
+
+    def _left(self, case: _Case) -> int:
+        if case.ticket is None:
+            return 0
+        return left(case.ticket, case.overlay, reentry_after_checkout=self._rules.reentry_after_checkout)
+
+    def _bounded(self, scan: Scan) -> Scan:
+        """The scan with the best lower bound of its time, where that is not known."""
+        now = self._now(scan)
+        if now.trust is not TimeTrust.UNKNOWN or now.time <= scan.at.wall:
+            return scan
+        return replace(scan, at=replace(scan.at, wall=now.time))
 
 
 def _regrants(verdict: Verdict) -> bool:
     return verdict.reason is Reason.REGRANT
 
 
+def _admits(entry: Entry) -> bool:
+    return entry.verdict.admitted
+
+
 def _movement(entry: Entry) -> Movement:
     scan = entry.scan
     return Movement(
-        scan.direction, entry.acknowledged_ms is not None, entry.mirror_count, scan.at.wall, scan.lane
+        scan.direction,
+        entry.acknowledged_ms is not None,
+        entry.count_before,
+        entry.left_before,
+        scan.at.wall,
+        scan.lane,
     )

@@ -5,8 +5,7 @@ them. All methods run on the database thread, each write in one transaction.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,7 +15,7 @@ from gated.core.outbox import Kind, Row, stamped
 from gated.core.overlay import SETTLING, Movement
 from gated.core.scan import Direction, Moment, Scan, TimeTrust
 from gated.core.verdict import Origin, Verdict
-from gated.store.database import Connection
+from gated.store.database import Connection, transaction
 from gated.store.privacy import SECRET_BYTES
 
 _SETTLING_MS = SETTLING.total_seconds() * 1000
@@ -40,13 +39,16 @@ class Entry:
     verdict: Verdict
     origin: Origin
     moves: bool
-    mirror_count: int
+    count_before: int
+    left_before: int
     running_ms: int
     acknowledged_ms: int | None = None
     kind: Kind | None = None
     barcode_id: str = ""
     regrants: int | None = None
     """The scan whose lapsed grant this one grants again."""
+    undurable: bool = False
+    """Acted on before it was on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Journal:
 
     def __init__(self, connection: Connection) -> None:
         self._db = connection
+        self._changes = connection.total_changes
 
     def secret(self) -> bytes:
         """This gate's secret; made at the first call."""
@@ -106,67 +109,77 @@ class Journal:
         return max(last[0] if last else 0, self.note("running_ms") or 0)
 
     def latest_wall_ms(self) -> int:
-        """The wall time of the last scan: a lower bound of the time now."""
-        last = self._db.execute("SELECT wall_ms FROM scan ORDER BY seq DESC LIMIT 1").fetchone()
+        """The wall time of the last scan whose time was known: a lower bound of the time now."""
+        last = self._db.execute(
+            "SELECT wall_ms FROM scan WHERE trust <> 'unknown' ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
         return last[0] if last else 0
 
-    def history(self, ticket: bytes, asked_ms: int) -> History:
-        """What the overlay needs of a ticket whose mirrored row was asked for at ``asked_ms``."""
+    def history(self, ticket: bytes, asked_ms: int, scanned: bytes | None = None) -> History:
+        """What the overlay needs of a ticket whose mirrored row was asked for at ``asked_ms``.
+
+        ``scanned`` is the digest of the text that was scanned, where that is not the barcode_id: a scan from
+        before the ticket was mirrored is filed under it.
+        """
         movements = []
         lapsed = None
-        for seq, direction, acknowledged, count, wall, lane, passage, regranted, running in self._db.execute(
-            "SELECT seq, direction, acknowledged_ms, mirror_count, wall_ms, lane, passage, regranted,"
-            " running_ms FROM scan WHERE ticket = ? AND moves = 1 ORDER BY seq",
-            (ticket,),
+        unsettled = set()
+        for seq, way, acknowledged, count, left, wall, lane, passage, regranted, running in self._db.execute(
+            "SELECT seq, direction, acknowledged_ms, count_before, left_before, wall_ms, lane, passage,"
+            " regranted, running_ms FROM scan WHERE ticket IN (?, ?) AND moves = 1 ORDER BY seq",
+            (ticket, scanned),
         ):
-            if direction == Direction.ENTRY:
-                waits = passage == Passage.NOT_TAKEN and not regranted
-                lapsed = Lapsed(seq, running) if waits else None
-            if acknowledged is not None and asked_ms >= acknowledged + _SETTLING_MS:
+            direction = Direction(way)
+            waits = direction is Direction.ENTRY and passage == Passage.NOT_TAKEN and not regranted
+            lapsed = Lapsed(seq, running) if waits else None
+            settled = acknowledged is not None and asked_ms >= acknowledged + _SETTLING_MS
+            if settled and direction not in unsettled:
                 continue
-            movements.append(
-                Movement(Direction(direction), acknowledged is not None, count, _time(wall), lane)
-            )
+            unsettled.add(direction)
+            movements.append(Movement(direction, acknowledged is not None, count, left, _time(wall), lane))
         return History(tuple(movements), lapsed)
 
-    def write(self, entry: Entry) -> int:
-        """Makes a scan durable, with its outbox row; returns its number."""
-        scan, verdict = entry.scan, entry.verdict
-        with self._transaction():
-            seq = self._db.execute(
-                "INSERT INTO scan (id, service, lane, direction, ticket, admitted, code, reason, origin,"
-                " moves, mirror_count, boot, monotonic_ms, wall_ms, trust, running_ms, acknowledged_ms)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    scan.id.bytes,
-                    entry.service,
-                    scan.lane,
-                    scan.direction,
-                    entry.ticket,
-                    verdict.admitted,
-                    verdict.code,
-                    verdict.reason,
-                    entry.origin,
-                    entry.moves,
-                    entry.mirror_count,
-                    *_columns(scan.at),
-                    entry.running_ms,
-                    entry.acknowledged_ms,
-                ),
-            ).lastrowid
-            assert seq is not None
-            if entry.kind is not None:
-                self._db.execute(
-                    "INSERT INTO outbox (kind, seq, barcode_id, status_message) VALUES (?, ?, ?, ?)",
-                    (entry.kind, seq, entry.barcode_id, verdict.message),
-                )
-            if entry.regrants is not None:
-                self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.regrants,))
+    def write(self, entries: Sequence[Entry]) -> int:
+        """Makes scans durable, with their outbox rows, all or none; returns the last one's number."""
+        with transaction(self._db):
+            for entry in entries:
+                seq = self._add(entry)
         return seq
 
-    def mark_undurable(self, seq: int) -> None:
-        """Notes that a scan was acted on before it was on disk."""
-        self._db.execute("UPDATE scan SET undurable = 1 WHERE seq = ?", (seq,))
+    def _add(self, entry: Entry) -> int:
+        scan, verdict = entry.scan, entry.verdict
+        seq = self._db.execute(
+            "INSERT INTO scan (id, service, lane, direction, ticket, admitted, code, reason, origin, moves,"
+            " count_before, left_before, boot, monotonic_ms, wall_ms, trust, running_ms, acknowledged_ms,"
+            " undurable) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                scan.id.bytes,
+                entry.service,
+                scan.lane,
+                scan.direction,
+                entry.ticket,
+                verdict.admitted,
+                verdict.code,
+                verdict.reason,
+                entry.origin,
+                entry.moves,
+                entry.count_before,
+                entry.left_before,
+                *_columns(scan.at),
+                entry.running_ms,
+                entry.acknowledged_ms,
+                entry.undurable,
+            ),
+        ).lastrowid
+        assert seq is not None
+        if entry.kind is not None:
+            self._db.execute(
+                "INSERT INTO outbox (kind, seq, barcode_id, status_message) VALUES (?, ?, ?, ?)",
+                (entry.kind, seq, entry.barcode_id, verdict.message),
+            )
+        if entry.regrants is not None:
+            self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.regrants,))
+        return seq
 
     def set_passage(self, seq: int, passage: Passage) -> None:
         """Notes what came of a scan's grant."""
@@ -205,7 +218,7 @@ class Journal:
             for kind, seq, barcode_id, code, message, time, *stamp in chosen
             if kind == chosen[0][0]
         )
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "UPDATE outbox SET checked_in_time = ?, sent = sent + 1 WHERE kind = ? AND seq = ?",
                 [(row.checked_in_time, row.kind, row.seq) for row in rows],
@@ -214,7 +227,7 @@ class Journal:
 
     def acknowledge(self, rows: Sequence[Row], running_ms: int) -> None:
         """Notes that the server has these rows, and wipes their barcodes."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(row.kind, row.seq) for row in rows]
             )
@@ -225,11 +238,12 @@ class Journal:
 
     def acknowledge_one(self, seq: int, running_ms: int) -> None:
         """Notes that the server has one scan, whichever way it got there."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.executemany(
                 "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind]
             )
             self._db.execute("UPDATE scan SET acknowledged_ms = ? WHERE seq = ?", (running_ms, seq))
+            self.set_note("running_ms", running_ms)
 
     def outbox_size(self) -> OutboxSize:
         """How much waits for the server."""
@@ -241,24 +255,20 @@ class Journal:
         since = self._db.execute("SELECT wall_ms FROM scan WHERE seq = ?", (oldest,)).fetchone()
         return OutboxSize(check_ins, others, since and since[0])
 
-    def checkpoint(self) -> None:
-        """Moves what the WAL holds into the file; waits for nobody."""
-        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    def checkpoint(self, running_ms: int) -> None:
+        """Moves what the WAL holds into the file, wipes it there, and notes the running time.
+
+        The note comes last because the first commit to an empty WAL costs one sync more: no scan pays for it.
+        """
+        if self._db.total_changes == self._changes:
+            return
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.set_note("running_ms", running_ms)
+        self._changes = self._db.total_changes
 
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
 
 
 def _columns(at: Moment) -> tuple[str, int, int, str]:

@@ -2,6 +2,8 @@
 
 It is bound to one service and one gate's secret; under another of either it empties itself. All methods run
 on the database thread.
+
+What looks at every ticket looks at one span of digests at a time, so that a scan never waits for all of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,16 +12,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gated.core.ticket import Ticket
-from gated.store.database import Connection
+from gated.store.database import Connection, transaction
 from gated.store.privacy import Secrets
 
+Span = tuple[bytes, bytes]
+# All digests (16 bytes), as 256 spans.
+SPANS: tuple[Span, ...] = tuple((bytes([first]), bytes([first]) + b"\xff" * 16) for first in range(256))
+
 _COLUMNS = (
-    "type_id, type_name, subtitle, section, row, seat, allowed, canceled, expire_from, valid_from,"
+    "external, type_id, type_name, subtitle, section, row, seat, allowed, canceled, expire_from, valid_from,"
     " valid_till, max_checkins, remaining, checked_in, last_in, last_out, unreadable"
 )
 _UPSERT = f"""
     INSERT INTO ticket (digest, {_COLUMNS}, asked_ms, run, absent)
-    VALUES (?, {", ".join("?" * 17)}, ?, ?, 0)
+    VALUES (?, {", ".join("?" * 18)}, ?, ?, 0)
     ON CONFLICT (digest) DO UPDATE SET
         ({_COLUMNS}, asked_ms, run, absent) =
         ({", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))}, excluded.asked_ms,
@@ -59,11 +65,10 @@ class Mirror:
 
     def empty(self) -> None:
         """Forgets all tickets and all notes."""
-        self._db.execute("BEGIN IMMEDIATE")
-        for table in ("ticket", "external", "meta"):
-            self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
-        self.set_note("secrets", self._secrets.fingerprint)
-        self._db.execute("COMMIT")
+        with transaction(self._db):
+            for table in ("ticket", "external", "meta"):
+                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+            self.set_note("secrets", self._secrets.fingerprint)
 
     def note(self, key: str) -> Any:
         """A remembered value: int, str or bytes, or None."""
@@ -76,20 +81,25 @@ class Mirror:
 
     def set_notes(self, notes: Mapping[str, int | str | None]) -> None:
         """Remembers several values, all or none."""
-        self._db.execute("BEGIN IMMEDIATE")
-        for key, value in notes.items():
-            self.set_note(key, value)
-        self._db.execute("COMMIT")
+        with transaction(self._db):
+            for key, value in notes.items():
+                self.set_note(key, value)
+
+    def ran_until_ms(self) -> int:
+        """The latest running time that a row or a note speaks of."""
+        return max(self.note("running_ms") or 0, self.note("types_ms") or 0)
 
     def find(self, barcode: str) -> Found | Ambiguous | None:
         """The ticket that a text stands for: by ``barcode_id``, then by ``external_barcode_id``."""
         digest = self._secrets.digest(barcode)
         found = self._read(barcode, digest)
         for ticket, sealed in self._db.execute(
-            "SELECT ticket, sealed FROM external WHERE digest = ?", (digest,)
-        ):
+            "SELECT ticket, sealed FROM external JOIN ticket ON ticket.digest = external.ticket"
+            " WHERE external.digest = ? AND ticket.external = external.digest AND absent = 0",
+            (digest,),
+        ).fetchall():
             barcode_id = self._secrets.unseal(sealed, barcode)
-            other = self._read(barcode_id, ticket) if barcode_id is not None and ticket != digest else None
+            other = self._read(barcode_id, ticket) if barcode_id is not None else None
             if other is None:
                 continue
             if found is not None:
@@ -103,31 +113,25 @@ class Mirror:
 
     def put(self, tickets: Iterable[Ticket], *, asked_ms: int, run: int) -> None:
         """Writes rows of a download in one transaction. ``run`` is 0 for a delta."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             for ticket in tickets:
                 self._put(ticket, asked_ms, run)
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+            self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
 
-    def unseen(self, run: int) -> int:
-        """How many present tickets the full download ``run`` has not seen."""
-        query = "SELECT count(*) FROM ticket WHERE run < ? AND absent = 0"
-        return int(self._db.execute(query, (run,)).fetchone()[0])
+    def unseen(self, run: int, span: Span) -> int:
+        """How many present tickets of a span the full download ``run`` has not seen."""
+        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND run < ? AND absent = 0"
+        return int(self._db.execute(query, (*span, run)).fetchone()[0])
 
-    def sweep(self, run: int, limit: int) -> int:
-        """Marks up to ``limit`` tickets that ``run`` did not see as absent; returns how many it marked."""
-        return self._db.execute(
-            "UPDATE ticket SET absent = 1 WHERE digest IN"
-            " (SELECT digest FROM ticket WHERE run < ? AND absent = 0 LIMIT ?)",
-            (run, limit),
-        ).rowcount
+    def sweep(self, run: int, span: Span) -> None:
+        """Marks the tickets of a span that the full download ``run`` did not see as absent."""
+        query = "UPDATE ticket SET absent = 1 WHERE digest BETWEEN ? AND ? AND run < ? AND absent = 0"
+        self._db.execute(query, (*span, run))
 
-    def count(self) -> int:
-        """Tickets present."""
-        return int(self._db.execute("SELECT count(*) FROM ticket WHERE absent = 0").fetchone()[0])
+    def count(self, span: Span) -> int:
+        """Tickets present in a span."""
+        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND absent = 0"
+        return int(self._db.execute(query, span).fetchone()[0])
 
     def checkpoint(self) -> None:
         """Moves what the WAL holds into the file; waits for nobody."""
@@ -148,16 +152,20 @@ class Mirror:
         digest = self._secrets.digest(ticket.barcode_id)
         if ticket.unreadable and self._db.execute(_SEEN, (run, digest)).rowcount:
             return
-        self._db.execute(_UPSERT, (digest, *_row(ticket), asked_ms, run))
-        if ticket.external_barcode_id and ticket.external_barcode_id != ticket.barcode_id:
-            self._db.execute(
-                "INSERT OR REPLACE INTO external VALUES (?, ?, ?)",
-                (
-                    self._secrets.digest(ticket.external_barcode_id),
-                    digest,
-                    self._secrets.seal(ticket.barcode_id, ticket.external_barcode_id),
-                ),
-            )
+        external = self._sealed(ticket, digest)
+        self._db.execute(_UPSERT, (digest, external, *_row(ticket), asked_ms, run))
+
+    def _sealed(self, ticket: Ticket, digest: bytes) -> bytes | None:
+        """The digest of the ticket's external id, under which its barcode_id is sealed; None without one."""
+        external_id = ticket.external_barcode_id
+        if not external_id or external_id == ticket.barcode_id:
+            return None
+        external = self._secrets.digest(external_id)
+        query = "SELECT 1 FROM external WHERE digest = ? AND ticket = ?"
+        if self._db.execute(query, (external, digest)).fetchone() is None:
+            sealed = self._secrets.seal(ticket.barcode_id, external_id)
+            self._db.execute("INSERT INTO external VALUES (?, ?, ?)", (external, digest, sealed))
+        return external
 
 
 def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
@@ -183,7 +191,7 @@ def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
 
 
 def _ticket(barcode_id: str, row: tuple[Any, ...]) -> Ticket:
-    type_id, type_name, subtitle, section, seat_row, seat, allowed, canceled, *rest = row
+    _, type_id, type_name, subtitle, section, seat_row, seat, allowed, canceled, *rest = row
     (
         expire_from,
         valid_from,

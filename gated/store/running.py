@@ -1,7 +1,9 @@
-"""The gate's running time: milliseconds that a gated of this journal has run, over all its starts.
+"""The gate's running time: milliseconds that a gated of this state directory has run, over all its starts.
 
 It never steps and never runs backwards, whatever the wall clock does and however often the power goes, so it
-can say that ten minutes have passed. Time without power does not count: what waits, waits longer.
+can say that ten minutes have passed. Time without power does not count: what waits, waits longer. It goes on
+from the latest running time that either database speaks of; were it to start below that of a mirrored row,
+the row would pass for newer than an upload that it knows nothing of.
 """
 
 

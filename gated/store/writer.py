@@ -28,6 +28,7 @@ class Writer:
         self._tokens: SimpleQueue[bool] = SimpleQueue()  # one True for each piece, False to end
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Starts the thread; results arrive on the running loop."""
@@ -39,14 +40,14 @@ class Writer:
         """Whether the thread runs. A piece that hangs on a slow disk is alive."""
         return self._thread.is_alive()
 
-    @property
-    def waiting(self) -> int:
-        """Pieces not yet begun."""
-        return len(self._urgent) + len(self._others)
-
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> "asyncio.Future[T]":
-        """Hands in one piece; the future gets its result, or StoreError where a database did not answer."""
+        """Hands in one piece; the future gets its result, or StoreError where a database did not answer.
+
+        Raises StoreError once the thread is to end.
+        """
         assert self._loop is not None, "start first"
+        if self._closed:
+            raise StoreError("the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         (self._urgent if urgent else self._others).append((work, future))
         self._tokens.put(True)
@@ -54,6 +55,7 @@ class Writer:
 
     async def close(self) -> None:
         """Ends the thread once all that was handed in is done."""
+        self._closed = True
         self._tokens.put(False)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 

@@ -13,10 +13,11 @@ CREATE TABLE scan (
     reason         TEXT NOT NULL,
     origin         TEXT NOT NULL,
     moves          INTEGER NOT NULL,    -- 1: a check-in or check-out that the overlay counts
-    mirror_count   INTEGER NOT NULL,    -- count_checked_in in the mirror at that moment
+    count_before   INTEGER NOT NULL,    -- how often the ticket was checked in by then, by mirror and overlay
+    left_before    INTEGER NOT NULL,    -- entries it had left then, by mirror and overlay
     boot           TEXT NOT NULL,
     monotonic_ms   INTEGER NOT NULL,    -- since that boot
-    wall_ms        INTEGER NOT NULL,    -- Unix time, UTC
+    wall_ms        INTEGER NOT NULL,    -- Unix time, UTC; a lower bound where trust is unknown
     trust          TEXT NOT NULL,       -- of wall_ms
     running_ms     INTEGER NOT NULL,    -- the gate's own running time: see gated/store/running.py
     acknowledged_ms INTEGER,            -- running time at which the server had it

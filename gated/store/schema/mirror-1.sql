@@ -4,6 +4,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
 CREATE TABLE ticket (
     digest         BLOB PRIMARY KEY,    -- keyed digest of barcode_id
+    external       BLOB,                -- keyed digest of external_barcode_id; those it had before count no more
     type_id        TEXT NOT NULL,
     type_name      TEXT NOT NULL,
     subtitle       TEXT NOT NULL,

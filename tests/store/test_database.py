@@ -1,0 +1,89 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gated.errors import StoreError
+from gated.store.database import Damaged, open_database, transaction
+
+
+def opened(path: Path, kind: str = "journal", synchronous: str = "FULL") -> sqlite3.Connection:
+    return open_database(path, kind, synchronous=synchronous)
+
+
+@pytest.mark.parametrize("kind", ["journal", "mirror"])
+def test_a_new_file_gets_the_whole_schema_and_an_old_one_is_left_alone(tmp_path, kind):
+    path = tmp_path / "file.db"
+    first = opened(path, kind)
+    first.execute("INSERT INTO meta VALUES ('key', 1)")
+    version = first.execute("PRAGMA user_version").fetchone()
+    first.close()
+    second = opened(path, kind)
+    assert second.execute("SELECT value FROM meta").fetchone() == (1,)
+    assert second.execute("PRAGMA user_version").fetchone() == version
+    second.close()
+
+
+@pytest.mark.parametrize("kind", ["journal", "mirror"])
+def test_a_file_from_a_newer_gated_is_refused_with_a_hint(tmp_path, kind):
+    path = tmp_path / "file.db"
+    connection = opened(path, kind)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="schema 99") as refused:
+        opened(path, kind)
+    assert "newer gated" in refused.value.hint
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("FULL", 2), ("NORMAL", 1)])
+def test_a_file_is_opened_as_durable_as_asked_and_never_checkpoints_by_itself(tmp_path, synchronous, level):
+    connection = opened(tmp_path / "file.db", synchronous=synchronous)
+    asked = {
+        pragma: connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+        for pragma in ("synchronous", "journal_mode", "wal_autocheckpoint", "secure_delete")
+    }
+    assert asked == {
+        "synchronous": level,
+        "journal_mode": "wal",
+        "wal_autocheckpoint": 0,
+        "secure_delete": 1,
+    }
+    connection.close()
+
+
+def test_only_the_owner_can_read_the_files(tmp_path):
+    connection = opened(tmp_path / "file.db")
+    connection.execute("INSERT INTO meta VALUES ('key', 1)")
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "file.db": 0o600,
+        "file.db-wal": 0o600,
+        "file.db-shm": 0o600,
+    }
+    connection.close()
+
+
+def test_a_file_that_is_no_database_is_damaged(tmp_path):
+    (tmp_path / "file.db").write_bytes(b"no database" * 999)
+    with pytest.raises(Damaged):
+        opened(tmp_path / "file.db")
+
+
+def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):
+    with pytest.raises(StoreError, match="nowhere"):
+        opened(tmp_path / "nowhere" / "file.db")
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind_and_does_not_block_the_next(tmp_path):
+    connection = opened(tmp_path / "file.db")
+
+    def write_twice() -> None:
+        with transaction(connection):
+            connection.execute("INSERT INTO meta VALUES ('a', 1)")
+            connection.execute("INSERT INTO meta VALUES ('a', 1)")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        write_twice()
+    with transaction(connection):
+        connection.execute("INSERT INTO meta VALUES ('b', 1)")
+    assert connection.execute("SELECT key FROM meta").fetchall() == [("b",)]
+    connection.close()

@@ -1,0 +1,457 @@
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gated.core.outbox import Kind, UploadRules
+from gated.core.scan import Direction, TimeTrust
+from gated.core.verdict import Origin, Reason, admit, deny
+from gated.store.desk import DeskRules, Terms
+from gated.store.journal import Passage
+from tests.store.desks import ASK_ALL, ASK_UNKNOWN, NOON, Counter, moment, scan, ticket
+
+MINUTE = 60.0
+ADMITTED = admit(100, Reason.VALID)
+
+
+@pytest.fixture
+def counter(tmp_path: Path):
+    counter = Counter(tmp_path)
+    yield counter
+    counter.close()
+
+
+def reason(counter: Counter, barcode: str = "T1", seconds: float = 0.0, **at: str) -> Reason:
+    return counter.decide(scan(barcode, moment(seconds), **at)).verdict.reason
+
+
+def leave(counter: Counter, seconds: float = 0.0) -> Reason:
+    return counter.decide(scan("T1", moment(seconds), direction=Direction.EXIT)).verdict.reason
+
+
+# ---- look-up
+
+
+def test_a_ticket_is_found_by_its_barcode_id_and_by_its_external_id(counter):
+    counter.load(ticket("T1", external_barcode_id="X1"), ticket("T2"))
+    decided = counter.decide(scan("X1"))
+    assert decided.ticket is not None
+    assert (decided.verdict.reason, decided.ticket.barcode_id) == (Reason.VALID, "T1")
+    assert reason(counter, "T1") is Reason.ALREADY_SCANNED
+
+
+def test_two_tickets_for_one_text_admit_nobody(counter):
+    counter.load(ticket("T1", external_barcode_id="T2"), ticket("T2"))
+    decided = counter.decide(scan("T2"), ASK_ALL)
+    assert (decided.verdict.admitted, decided.verdict.code) == (False, None)
+    assert decided.verdict.reason is Reason.AMBIGUOUS
+    assert reason(counter, "T1") is Reason.VALID
+
+
+def test_an_unknown_ticket_is_not_ready_until_the_mirror_is_whole(counter):
+    assert reason(counter) is Reason.NOT_READY
+    assert counter.journal.outbox_size().others == 0
+    counter.load(ticket("T2"))
+    assert reason(counter) is Reason.UNKNOWN
+
+
+def test_a_known_ticket_is_decided_before_the_mirror_is_whole(counter):
+    counter.mirror.put([ticket()], asked_ms=0, run=1)
+    assert reason(counter) is Reason.VALID
+
+
+def test_a_malformed_read_is_written_down_without_a_ticket(counter):
+    counter.desk.write_undecided(scan(""), deny(None, Reason.MALFORMED))
+    assert counter.journal_db.execute("SELECT ticket, reason FROM scan").fetchall() == [(None, "malformed")]
+
+
+# ---- the overlay, from a history
+
+
+def test_a_restart_does_not_forget_who_is_in(tmp_path):
+    before = Counter(tmp_path)
+    before.load(ticket())
+    assert reason(before, lane="North") is Reason.VALID
+    before.close()
+    after = Counter(tmp_path)
+    verdict = after.decide(scan(at=moment(5.0, boot="next"))).verdict
+    assert (verdict.code, verdict.time, verdict.lane) == (50, NOON, "North")
+    after.close()
+
+
+@pytest.mark.parametrize(
+    ("row_asked_after", "reset_shows"),
+    [(0, False), (9 * MINUTE + 59, False), (10 * MINUTE, True)],
+)
+def test_an_organisers_reset_counts_from_ten_minutes_after_the_acknowledgement(
+    counter, row_asked_after, reset_shows
+):
+    counter.load(ticket())
+    assert reason(counter) is Reason.VALID
+    counter.upload(MINUTE)
+    counter.load(ticket(remaining=1, checked_in=0), asked=MINUTE + row_asked_after)
+    assert (reason(counter, seconds=3600) is Reason.VALID) is reset_shows
+
+
+def test_what_the_server_has_not_acknowledged_never_settles(counter):
+    counter.load(ticket())
+    assert reason(counter) is Reason.VALID
+    counter.load(ticket(), asked=24 * 3600)
+    assert reason(counter, seconds=24 * 3600) is Reason.ALREADY_SCANNED
+
+
+def test_a_server_that_lags_with_the_second_of_two_check_ins_admits_no_third(counter):
+    counter.load(ticket(remaining=2))
+    assert reason(counter) is Reason.VALID
+    counter.upload(1.0)
+    assert reason(counter, seconds=9 * MINUTE) is Reason.VALID
+    counter.upload(9 * MINUTE)
+    counter.load(ticket(remaining=1, checked_in=1), asked=11 * MINUTE)  # the first has settled
+    assert reason(counter, seconds=11 * MINUTE) is Reason.ALREADY_SCANNED
+
+
+def test_a_server_that_lags_with_the_first_of_two_check_ins_admits_no_third(counter):
+    counter.load(ticket(remaining=2))
+    assert reason(counter) is Reason.VALID
+    second = counter.decide(scan())
+    assert second.seq is not None
+    counter.journal.acknowledge_one(second.seq, 1000)
+    counter.upload(9 * MINUTE)
+    counter.load(ticket(remaining=1, checked_in=1), asked=11 * MINUTE)  # shows the second alone
+    assert reason(counter, seconds=11 * MINUTE) is Reason.ALREADY_SCANNED
+
+
+def test_a_quiet_day_before_a_restart_does_not_make_old_rows_pass_for_new_ones(tmp_path):
+    before = Counter(tmp_path)
+    before.load(ticket(), asked=24 * 3600)
+    before.close()
+    after = Counter(tmp_path)
+    assert reason(after, seconds=1.0) is Reason.VALID
+    after.upload(2.0)
+    assert reason(after, seconds=3.0) is Reason.ALREADY_SCANNED
+    after.close()
+
+
+def test_a_check_out_that_the_server_gives_back_too_lets_one_guest_in(tmp_path):
+    counter = Counter(tmp_path, DeskRules(reentry_after_checkout=True))
+    counter.load(ticket())
+    assert [reason(counter), leave(counter)] == [Reason.VALID, Reason.CHECKED_OUT]
+    counter.upload(1.0)
+    counter.load(ticket(remaining=1, checked_in=1), asked=2.0)
+    assert reason(counter, seconds=3.0) is Reason.VALID
+    assert reason(counter, seconds=4.0) is Reason.ALREADY_SCANNED
+    counter.close()
+
+
+def test_an_external_id_asked_about_before_its_download_is_not_admitted_again(counter):
+    counter.load()
+    ask = counter.ask(scan("X1"), ASK_UNKNOWN)
+    counter.desk.settle(ask, ADMITTED, ask.origin, recorded=0.5)
+    counter.load(ticket("T1", external_barcode_id="X1"), asked=1.0)  # the server lags
+    assert reason(counter, "X1", seconds=2.0) is Reason.ALREADY_SCANNED
+
+
+# ---- questions
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "terms", "asked"),
+    [
+        ("a good ticket, local", {}, Terms(), False),
+        ("a good ticket, direct", {}, Terms(ask_known=True), True),
+        (
+            "a cancelled one, direct: the server may know better",
+            {"canceled": True},
+            Terms(ask_known=True),
+            True,
+        ),
+        (
+            "of another type than the lane's",
+            {"type_name": "Child"},
+            Terms(frozenset({"VIP"}), ask_known=True),
+            False,
+        ),
+        (
+            "of the lane's type",
+            {"type_name": "VIP"},
+            Terms(frozenset({"VIP"}), ask_known=True),
+            True,
+        ),
+    ],
+)
+def test_which_known_tickets_the_server_is_asked_about(counter, name, fields, terms, asked):
+    counter.load(ticket(**fields))
+    answer = counter.desk.decide(scan(), terms)
+    assert hasattr(answer, "fallback") is asked
+
+
+ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
+TYPED = Terms(frozenset({"VIP"}), ask_known=True, ask_unknown=True)
+RATIONED = Terms(ask_unknown=True, rationed=True)
+
+
+@pytest.mark.parametrize(
+    ("terms", "direction", "ready", "reason"),
+    [
+        pytest.param(Terms(), ENTRY, True, Reason.UNKNOWN, id="told not to ask"),
+        pytest.param(ASK_UNKNOWN, ENTRY, True, None, id="asks"),
+        pytest.param(ASK_UNKNOWN, ENTRY, False, None, id="asks before the mirror is whole"),
+        pytest.param(RATIONED, ENTRY, False, None, id="asks without the cap before that"),
+        pytest.param(RATIONED, ENTRY, True, Reason.BUSY, id="rationed"),
+        pytest.param(TYPED, ENTRY, True, Reason.UNKNOWN, id="a lane with types"),
+        pytest.param(ASK_UNKNOWN, EXIT, True, Reason.NOT_IN_SERVICE, id="an exit"),
+        pytest.param(ASK_ALL, EXIT, True, None, id="an exit, direct"),
+    ],
+)
+def test_which_unknown_tickets_the_server_is_asked_about(counter, terms, direction, ready, reason):
+    if ready:
+        counter.load()
+    answer = counter.desk.decide(scan(direction=direction), terms)
+    if reason is None:
+        assert (answer.barcode_id, answer.ticket) == ("T1", None)
+    else:
+        assert answer.verdict.reason is reason
+
+
+def test_a_question_names_the_ticket_by_its_barcode_id(counter):
+    counter.load(ticket("T1", external_barcode_id="X1"))
+    assert counter.ask(scan("X1")).barcode_id == "T1"
+
+
+def test_a_ticket_in_question_is_busy_elsewhere_until_the_answer_is_written(counter):
+    counter.load(ticket("T1", external_barcode_id="X1"))
+    ask = counter.ask(scan("X1"))
+    assert reason(counter, "T1", lane="B") is Reason.BUSY
+    counter.desk.settle(ask, ADMITTED, ask.origin, recorded=1.0)
+    assert reason(counter, "T1", lane="B") is Reason.ALREADY_SCANNED
+
+
+def test_a_ticket_in_question_stays_held_when_a_download_makes_it_known(counter):
+    counter.load()
+    ask = counter.ask(scan("X1"))
+    counter.load(ticket("T1", external_barcode_id="X1"))
+    assert reason(counter, "X1", lane="B") is Reason.BUSY
+    counter.desk.settle(ask, deny(None, Reason.NO_ANSWER), Origin.FALLBACK)
+    assert reason(counter, "X1", lane="B") is Reason.VALID
+
+
+def test_a_ticket_that_the_server_does_not_know_to_be_in_is_decided_here(counter):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    assert counter.desk.settle(ask, ask.fallback, Origin.FALLBACK).verdict.admitted
+    assert counter.decide(scan(), ASK_ALL).verdict.reason is Reason.ALREADY_SCANNED
+    out = counter.decide(scan(direction=Direction.EXIT), ASK_ALL)
+    assert out.verdict.reason is Reason.CHECKED_OUT
+    counter.upload(1.0)
+    assert counter.ask(scan(), ASK_ALL).barcode_id == "T1"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "origin", "in_outbox"), [(1.0, Origin.DIRECT, 0), (None, Origin.FALLBACK, 1)]
+)
+def test_an_admission_counts_whoever_decided_it_and_is_sent_only_if_the_server_has_it_not(
+    counter, recorded, origin, in_outbox
+):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    counter.desk.settle(ask, ADMITTED, origin, recorded=recorded)
+    assert counter.journal.outbox_size().check_ins == in_outbox
+    assert reason(counter) is Reason.ALREADY_SCANNED
+
+
+def test_a_late_answer_takes_the_scan_out_of_the_outbox(counter):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    decided = counter.desk.settle(ask, ask.fallback, Origin.FALLBACK)
+    assert decided.seq is not None
+    counter.journal.acknowledge_one(decided.seq, 2000)
+    assert counter.journal.outbox_size().check_ins == 0
+    assert reason(counter) is Reason.ALREADY_SCANNED
+
+
+def test_an_operators_release_checks_the_ticket_in(counter):
+    counter.load(ticket(remaining=0))
+    decided = counter.desk.override(scan())
+    assert (decided.verdict.code, decided.origin) == (100, Origin.OVERRIDE)
+    (row,) = counter.journal.freeze("S1", 50, moment())
+    assert (row.kind, row.barcode_id) == (Kind.CHECK_IN, "T1")
+
+
+# ---- re-grants
+
+
+def lapse(counter: Counter, seconds: float = 0.0) -> None:
+    decided = counter.decide(scan(at=moment(seconds)))
+    assert decided.verdict.admitted
+    counter.journal.set_passage(decided.seq, Passage.NOT_TAKEN)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(1.0, Reason.REGRANT), (900.0, Reason.REGRANT), (901.0, Reason.ALREADY_SCANNED)]
+)
+def test_a_lapsed_grant_is_granted_again_at_any_lane_for_fifteen_minutes(counter, seconds, expected):
+    counter.load(ticket())
+    lapse(counter)
+    assert reason(counter, seconds=seconds, lane="B") is expected
+
+
+def test_a_lapsed_grant_is_granted_again_once_and_not_sent_again(counter):
+    counter.load(ticket())
+    lapse(counter)
+    again = counter.decide(scan(), ASK_ALL)
+    assert (again.verdict.code, again.origin) == (100, Origin.REGRANT)
+    counter.journal.set_passage(again.seq, Passage.NOT_TAKEN)
+    assert reason(counter) is Reason.ALREADY_SCANNED
+    assert counter.journal.outbox_size().check_ins == 1
+
+
+@pytest.mark.parametrize("passage", [Passage.TAKEN, Passage.UNKNOWN])
+def test_without_a_sensor_that_saw_nobody_there_is_no_re_grant(counter, passage):
+    counter.load(ticket())
+    counter.journal.set_passage(counter.decide(scan()).seq, passage)
+    assert reason(counter) is Reason.ALREADY_SCANNED
+
+
+def test_who_went_out_was_in_whatever_the_sensor_saw(counter):
+    counter.load(ticket())
+    lapse(counter)
+    assert leave(counter) is Reason.CHECKED_OUT
+    assert reason(counter) is Reason.ALREADY_SCANNED
+
+
+def test_a_lapsed_grant_of_a_ticket_cancelled_since_is_not_granted_again(counter):
+    counter.load(ticket())
+    lapse(counter)
+    counter.load(ticket(canceled=True), asked=1.0)
+    assert reason(counter) is Reason.CANCELED
+
+
+# ---- types, time
+
+
+@pytest.mark.parametrize(("read", "expected"), [(5.0, Reason.NOT_ALLOWED), (0.0, Reason.VALID)])
+def test_the_services_types_count_only_if_read_after_the_tickets_row(counter, read, expected):
+    counter.load(ticket(type_name="VIP"), asked=1.0)
+    counter.desk.service_types = frozenset({"Child"})
+    counter.desk.service_read_ms = counter.running.at(read)
+    assert reason(counter) is expected
+
+
+def test_the_last_time_on_disk_is_the_lower_bound_while_the_time_is_unknown(tmp_path):
+    before = Counter(tmp_path)
+    before.load(
+        ticket("T1", expire_from=NOON - timedelta(hours=1)),
+        ticket("T2", valid_from=NOON + timedelta(hours=1)),
+        ticket("T3"),
+    )
+    assert reason(before, "T3") is Reason.VALID
+    before.close()
+    in_the_past = moment(9.0, TimeTrust.UNKNOWN, "next", NOON - timedelta(days=99))
+    after = Counter(tmp_path)
+    assert after.decide(scan("T1", in_the_past)).verdict.reason is Reason.EXPIRED
+    assert after.decide(scan("T2", in_the_past)).verdict.reason is Reason.VALID
+    (wall_ms,) = after.journal_db.execute("SELECT wall_ms FROM scan ORDER BY seq DESC LIMIT 1").fetchone()
+    assert wall_ms == NOON.timestamp() * 1000
+    after.close()
+
+
+def test_a_time_that_was_never_known_is_no_lower_bound(tmp_path):
+    before = Counter(tmp_path)
+    before.load(ticket("T1", expire_from=NOON))
+    before.decide(scan("T2", moment(0.0, TimeTrust.UNKNOWN, wall=NOON + timedelta(days=99))))
+    before.close()
+    after = Counter(tmp_path)
+    assert after.decide(scan("T1", moment(0.0, TimeTrust.UNKNOWN))).verdict.reason is Reason.VALID
+    after.close()
+
+
+# ---- a disk that fails
+
+
+def test_a_disk_that_fails_keeps_no_guest_out_and_the_overlay_counts_in_memory(counter):
+    counter.load(ticket())
+    with counter.disk_failing():
+        first = counter.decide(scan())
+        assert (first.verdict.admitted, first.seq) == (True, None)
+        assert reason(counter, lane="B") is Reason.ALREADY_SCANNED
+        assert counter.desk.write_waiting() == 2
+    assert counter.desk.write_waiting() == 0
+    assert counter.journal_db.execute("SELECT reason, undurable FROM scan").fetchall() == [
+        ("valid", 1),
+        ("already_scanned", 1),
+    ]
+    assert counter.journal.outbox_size().check_ins == 1
+
+
+def test_what_waits_is_written_before_the_next_scan(counter):
+    counter.load(ticket("T1"), ticket("T2"), ticket("T3"))
+    with counter.disk_failing():
+        counter.decide(scan("T1"))
+        counter.decide(scan("T2"))
+    assert counter.decide(scan("T3")).seq == 3
+    rows = counter.journal.freeze("S1", 50, moment())
+    assert [row.barcode_id for row in rows] == ["T1", "T2", "T3"]
+
+
+def test_a_gate_told_to_deny_while_the_disk_fails_admits_nobody_and_spends_nothing(tmp_path):
+    counter = Counter(tmp_path, DeskRules(admit_undurable=False))
+    counter.load(ticket())
+    with counter.disk_failing():
+        verdict = counter.decide(scan()).verdict
+        assert (verdict.admitted, verdict.code, verdict.reason) == (False, None, Reason.FAULT)
+    assert reason(counter) is Reason.VALID
+    counter.close()
+
+
+def test_what_the_server_has_recorded_is_admitted_although_the_disk_fails(tmp_path):
+    counter = Counter(tmp_path, DeskRules(admit_undurable=False))
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    with counter.disk_failing():
+        assert counter.desk.settle(ask, ADMITTED, ask.origin, recorded=1.0).verdict.admitted
+    counter.close()
+
+
+def test_a_lapsed_grant_is_granted_again_once_although_the_disk_fails(counter):
+    counter.load(ticket())
+    lapse(counter)
+    with counter.disk_failing():
+        assert reason(counter) is Reason.REGRANT
+        assert reason(counter) is Reason.ALREADY_SCANNED
+    assert reason(counter) is Reason.ALREADY_SCANNED
+
+
+# ---- what goes up
+
+
+def test_what_the_server_is_told_names_the_ticket_and_the_apis_text(counter):
+    counter.load(ticket("T1", external_barcode_id="X1"))
+    counter.decide(scan("X1"))
+    counter.decide(scan("X1"))
+    (first,) = counter.journal.freeze("S1", 50, moment())
+    counter.journal.acknowledge([first], 0)
+    (second,) = counter.journal.freeze("S1", 50, moment())
+    assert (first.barcode_id, first.status_code) == ("T1", 100)
+    assert (second.barcode_id, second.status_code) == ("T1", 50)
+    assert second.status_message == "DENY - Ticket already scanned: 2027-07-16 12:00:00 UTC"
+
+
+def test_what_the_organiser_does_not_want_stays_here(tmp_path):
+    counter = Counter(tmp_path, DeskRules(upload=UploadRules(denials=False, unknown=False)))
+    counter.load(ticket())
+    for barcode in ("T1", "T1", "nobody's"):
+        counter.decide(scan(barcode))
+    assert (counter.journal.outbox_size().check_ins, counter.journal.outbox_size().others) == (1, 0)
+    counter.close()
+
+
+def test_a_scan_keeps_its_id_and_lane_in_the_journal(counter):
+    counter.load(ticket())
+    what = scan(lane="North", at=replace(moment(2.5), wall=NOON))
+    counter.decide(what)
+    row = counter.journal_db.execute(
+        "SELECT id, lane, boot, monotonic_ms, wall_ms, trust FROM scan"
+    ).fetchone()
+    wall_ms = int(NOON.timestamp() * 1000)
+    assert row == (what.id.bytes, "North", "boot", 2500, wall_ms, "synchronised")

@@ -1,0 +1,225 @@
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gated.core.ticket import Ticket
+from gated.store.database import open_database
+from gated.store.mirror import SPANS, Ambiguous, Found, Mirror
+from gated.store.privacy import Secrets
+from tests.store.desks import NOON, ticket
+
+SECRETS = Secrets(b"1" * 32)
+
+
+def open_mirror(folder: Path, secrets: Secrets = SECRETS) -> Mirror:
+    return Mirror(open_database(folder / "mirror.db", "mirror", synchronous="OFF"), secrets)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path):
+    mirror = open_mirror(tmp_path)
+    yield mirror
+    mirror.close()
+
+
+def put(mirror: Mirror, *tickets: Ticket, asked_ms: int = 0, run: int = 0) -> None:
+    mirror.put(tickets, asked_ms=asked_ms, run=run)
+
+
+def find(mirror: Mirror, barcode: str) -> Ticket | None:
+    found = mirror.find(barcode)
+    assert not isinstance(found, Ambiguous)
+    return found and found.ticket
+
+
+def count(mirror: Mirror) -> int:
+    return sum(mirror.count(span) for span in SPANS)
+
+
+def unseen(mirror: Mirror, run: int) -> int:
+    return sum(mirror.unseen(run, span) for span in SPANS)
+
+
+def sweep(mirror: Mirror, run: int) -> None:
+    for span in SPANS:
+        mirror.sweep(run, span)
+
+
+WHOLE = Ticket(
+    barcode_id="T1",
+    type_id="vip-id",
+    type_name="VIP",
+    subtitle="Day 1",
+    section="A",
+    row="12",
+    seat="7",
+    checkin_allowed=True,
+    canceled=True,
+    expire_from=NOON,
+    valid_from=NOON - timedelta(days=1),
+    valid_till=NOON + timedelta(days=1),
+    max_checkins=3,
+    remaining=2,
+    checked_in=1,
+    last_checked_in=NOON - timedelta(hours=2),
+    last_checked_out=NOON - timedelta(hours=1),
+    unreadable="price",
+)
+
+
+@pytest.mark.parametrize("written", [WHOLE, ticket(), Ticket(barcode_id="T1")])
+def test_a_ticket_is_read_as_it_was_written(mirror, written):
+    put(mirror, written, asked_ms=77)
+    found = mirror.find("T1")
+    assert isinstance(found, Found)
+    assert (found.ticket, found.asked_ms, found.digest) == (written, 77, SECRETS.digest("T1"))
+
+
+def test_a_later_row_takes_the_place_of_an_older_one(mirror):
+    put(mirror, ticket(remaining=2), asked_ms=1)
+    put(mirror, ticket(remaining=1, canceled=True), asked_ms=2)
+    found = mirror.find("T1")
+    assert (found.ticket.remaining, found.ticket.canceled, found.asked_ms) == (1, True, 2)
+    assert count(mirror) == 1
+
+
+# ---- external ids
+
+
+def test_an_external_id_leads_to_the_barcode_id(mirror):
+    put(mirror, ticket("T1", external_barcode_id="X1"))
+    assert find(mirror, "X1").barcode_id == "T1"
+    assert find(mirror, "T1").barcode_id == "T1"
+
+
+def test_an_external_id_that_is_the_barcode_id_is_one_text_for_one_ticket(mirror):
+    put(mirror, ticket("T1", external_barcode_id="T1"))
+    assert find(mirror, "T1").barcode_id == "T1"
+
+
+@pytest.mark.parametrize(
+    "tickets",
+    [
+        (ticket("T1", external_barcode_id="T2"), ticket("T2")),
+        (ticket("T1", external_barcode_id="T2"), ticket("T3", external_barcode_id="T2")),
+    ],
+)
+def test_a_text_that_stands_for_two_tickets_is_ambiguous(mirror, tickets):
+    put(mirror, *tickets)
+    assert isinstance(mirror.find("T2"), Ambiguous)
+
+
+def test_a_text_that_stands_for_an_absent_ticket_and_a_present_one_is_not_ambiguous(mirror):
+    put(mirror, ticket("T1", external_barcode_id="T2"), ticket("T2"))
+    put(mirror, ticket("T1", external_barcode_id="T2"), run=1)
+    sweep(mirror, 1)
+    assert find(mirror, "T2").barcode_id == "T1"
+
+
+@pytest.mark.parametrize("now", ["X2", None])
+def test_an_external_id_that_the_ticket_has_no_more_finds_nothing(mirror, now):
+    put(mirror, ticket("T1", external_barcode_id="X1"))
+    put(mirror, ticket("T1", external_barcode_id=now))
+    assert find(mirror, "X1") is None
+    put(mirror, ticket("T1", external_barcode_id="X1"))
+    assert find(mirror, "X1").barcode_id == "T1"
+
+
+# ---- what can't be read
+
+
+def test_a_row_that_can_not_be_read_leaves_the_older_one(mirror):
+    put(mirror, ticket(remaining=1), asked_ms=1, run=1)
+    put(mirror, ticket(remaining=None, unreadable="remaining"), asked_ms=2, run=2)
+    found = mirror.find("T1")
+    assert (found.ticket.remaining, found.ticket.unreadable, found.asked_ms) == (1, "", 1)
+    assert unseen(mirror, 2) == 0
+
+
+def test_a_row_that_can_not_be_read_is_kept_where_there_was_none_until_it_can_be(mirror):
+    put(mirror, ticket(unreadable="remaining"))
+    assert find(mirror, "T1").unreadable == "remaining"
+    put(mirror, ticket(unreadable="expire_from"))
+    assert find(mirror, "T1").unreadable == "expire_from"
+    put(mirror, ticket())
+    assert find(mirror, "T1").unreadable == ""
+
+
+# ---- full downloads
+
+
+def test_what_a_full_download_did_not_see_is_absent_until_it_comes_again(mirror):
+    put(mirror, ticket("T1"), ticket("T2", external_barcode_id="X2"), run=1)
+    put(mirror, ticket("T1"), run=2)
+    assert unseen(mirror, 2) == 1
+    sweep(mirror, 2)
+    assert [find(mirror, text) for text in ("T2", "X2")] == [None, None]
+    assert (find(mirror, "T1") is not None, count(mirror), unseen(mirror, 2)) == (True, 1, 0)
+    put(mirror, ticket("T2"))
+    assert find(mirror, "T2") is not None
+
+
+def test_a_delta_does_not_make_a_ticket_unseen(mirror):
+    put(mirror, ticket(), run=3)
+    put(mirror, ticket(), run=0)
+    assert unseen(mirror, 3) == 0
+
+
+def test_the_spans_hold_every_digest_once(mirror):
+    put(mirror, *(ticket(f"T{number}") for number in range(2000)))
+    assert count(mirror) == 2000
+    for edge in (b"\x00" * 16, b"\xff" * 16, b"\x7f" + b"\xff" * 15):
+        assert sum(low <= edge <= high for low, high in SPANS) == 1
+
+
+def test_a_piece_is_written_whole_or_not_at_all(mirror):
+    with pytest.raises(AttributeError):
+        put(mirror, ticket("T1"), None)  # type: ignore[arg-type]
+    assert find(mirror, "T1") is None
+    put(mirror, ticket("T1"))
+    assert find(mirror, "T1") is not None
+
+
+# ---- whose tickets
+
+
+def test_a_mirror_of_another_service_empties_itself(mirror):
+    mirror.bind("S1")
+    put(mirror, ticket("T1", external_barcode_id="X1"))
+    mirror.set_notes({"complete": 1, "mark": 5})
+    mirror.bind("S1")
+    assert (find(mirror, "X1") is not None, mirror.note("complete")) == (True, 1)
+    mirror.bind("S2")
+    assert [find(mirror, text) for text in ("T1", "X1")] == [None, None]
+    assert (mirror.note("complete"), mirror.note("mark"), mirror.note("service")) == (None, None, "S2")
+
+
+def test_a_mirror_under_another_secret_empties_itself(tmp_path):
+    first = open_mirror(tmp_path)
+    first.set_note("complete", 1)
+    put(first, ticket())
+    first.close()
+    same = open_mirror(tmp_path)
+    assert count(same) == 1
+    same.close()
+    other = open_mirror(tmp_path, Secrets(b"2" * 32))
+    assert (count(other), other.note("complete")) == (0, None)
+    other.close()
+
+
+def test_the_latest_time_a_row_was_asked_for_is_remembered(mirror):
+    put(mirror, ticket(), asked_ms=500)
+    put(mirror, ticket(), asked_ms=300)
+    assert mirror.ran_until_ms() == 500
+    mirror.set_notes({"types_ms": 700})
+    assert mirror.ran_until_ms() == 700
+
+
+def test_names_of_external_ids_are_sealed_once(mirror, tmp_path):
+    for asked_ms in (1, 2):
+        put(mirror, replace(ticket("T1"), external_barcode_id="X1"), asked_ms=asked_ms)
+    connection = open_database(tmp_path / "mirror.db", "mirror", synchronous="OFF")
+    assert connection.execute("SELECT count(*) FROM external").fetchone() == (1,)
+    connection.close()
