@@ -5,11 +5,14 @@ Exit status: 0 good, 1 no-go, 2 misuse or a configuration that can't be used (sy
 
 import asyncio
 import json
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gated import __version__
 from gated.checkout import enter_venv
@@ -152,6 +155,45 @@ def check_config(config_path: Path, *, as_json: bool) -> None:
 @main.command()
 @config_option
 @json_option
+def doctor(config_path: Path, *, as_json: bool) -> None:
+    """Say whether the doors may open: go or no-go.
+
+    One line for each thing that matters: ok, look (it works, but), or no-go.
+    """
+    from gated import doctor
+    from gated.show import finding_lines
+
+    try:
+        config = load(config_path)
+    except ConfigError as error:
+        found = doctor.broken_config(error)
+    else:
+        found = doctor.examine(config, doctor.gather(config, credentials_directory() or config_path.parent))
+    go = all(finding.level is not doctor.Level.NO_GO for finding in found)
+    findings = [asdict(finding) for finding in found]
+    if as_json:
+        click.echo(json.dumps({"go": go, "findings": findings}))
+    else:
+        click.echo("\n".join([*finding_lines(findings), "go" if go else "NO-GO"]))
+    sys.exit(0 if go else NO_GO)
+
+
+@main.command("lane-table")
+@json_option
+def lane_table(*, as_json: bool) -> None:
+    """Show what a lane does: in each state, on each event.
+
+    It is read from the very table that lanes run on.
+    """
+    from gated.show import lane_table, lane_table_lines
+
+    width = max(60, min(shutil.get_terminal_size().columns, 110))
+    click.echo(json.dumps(lane_table()) if as_json else "\n".join(lane_table_lines(width)))
+
+
+@main.command()
+@config_option
+@json_option
 def status(config_path: Path, *, as_json: bool) -> None:
     """Show how the running gate is.
 
@@ -215,6 +257,21 @@ def mode(lane: str, mode: str, config_path: Path, *, as_json: bool) -> None:
     click.echo(json.dumps(answer) if as_json else f"{lane}: {mode}")
 
 
+@main.command()
+@click.argument("barcode")
+@config_option
+@json_option
+def explain(barcode: str, config_path: Path, *, as_json: bool) -> None:
+    """Say why BARCODE gets the verdict that it gets.
+
+    First what would be decided now, then what is known of the ticket, every
+    rule, and its scans at this gate. Instead of a barcode it may be a scan's
+    id, as the log tells it.
+    """
+    answer = _answer(config_path, "explain", barcode=barcode)
+    click.echo(json.dumps(answer["explanation"]) if as_json else "\n".join(answer["lines"]))
+
+
 @main.group()
 def emergency() -> None:
     """End an emergency."""
@@ -230,10 +287,156 @@ def reset(why: str, config_path: Path, *, as_json: bool) -> None:
     click.echo(json.dumps(answer) if as_json else "The emergency is over.")
 
 
+@main.command()
+@click.option("--why", default="", help="The reason, for the journal.")
+@click.option("--lose-outbox", is_flag=True, help="Even if scans wait for the server: it never gets them.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_option
+@json_option
+def purge(why: str, config_path: Path, *, lose_outbox: bool, yes: bool, as_json: bool) -> None:
+    """Forget all tickets and scans, after the event.
+
+    Uploads first. The gate goes on with a fresh secret, as one that has just
+    been installed; it keeps its lanes' modes and a latched emergency.
+    """
+    if not yes:
+        _confirm_purge(config_path)
+    from gated.show import purged
+
+    for answer in _ask(config_path, "purge", why=why, lose_outbox=lose_outbox):
+        click.echo(json.dumps(answer) if as_json else purged(answer))
+
+
+def _confirm_purge(config_path: Path) -> None:
+    """Goes on only if somebody at a terminal types the gate's name."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask at: --yes says that it is meant")
+    gate = _answer(config_path, "status")["gate"]
+    typed = click.prompt(f"All tickets and scans of {gate!r} go. Type the gate's name", err=True)
+    if typed != gate:
+        raise GatedError(f"that is not {gate!r}: nothing was purged")
+
+
+@main.group()
+def hardware() -> None:
+    """Test what is wired to this gate."""
+
+
+@hardware.command("test")
+@click.option("--report", metavar="FILE", type=click.Path(path_type=Path), help="Where the site report goes.")
+@click.option("--yes", is_flag=True, help="Ask nothing, wait for nothing: only drive and read each part.")
+@config_option
+@json_option
+def hardware_test(config_path: Path, *, report: Path | None, yes: bool, as_json: bool) -> None:
+    """Try every lamp, barrier, contact and scanner in turn.
+
+    Needs gated to be stopped. Nothing stays on while you are asked. Writes a
+    site report, in Markdown, for you to complete and sign.
+
+    Keep people away from the barriers.
+    """
+    from gated import commissioning
+    from gated.core.commissioning import report as site_report
+
+    config = load(config_path)
+    site = commissioning.site(config)
+    path = report or commissioning.report_path(site)
+    commissioning.check_place(path)
+
+    async def test() -> commissioning.Outcome:
+        talk = commissioning.Talk(partial(click.echo, err=as_json), alone=yes)
+        if not yes:
+            talk.read_stdin()
+        return await commissioning.commission(config, talk)
+
+    outcome = asyncio.run(test())
+    path.write_text(site_report(site, outcome.results), encoding="utf-8")
+    click.echo(f"The report is in {path}", err=as_json)
+    if as_json:
+        click.echo(json.dumps({"good": outcome.good, "report": str(path), "parts": outcome.as_data()}))
+    sys.exit(0 if outcome.good else NO_GO)
+
+
+@hardware.command("drill")
+@click.option("--within", default=120, show_default=True, metavar="SECONDS", help="How long to wait for it.")
+@config_option
+@json_option
+def hardware_drill(config_path: Path, *, within: int, as_json: bool) -> None:
+    """Measure how fast the running gate answers the fire alarm.
+
+    Start it, then set off the panel's test: the emergency is a real one, and
+    the lanes are released. The times go to the journal. Afterwards end it:
+    gated emergency reset --why drill
+    """
+    from gated.show import drill_line
+
+    answers = []
+    for answer in _ask(config_path, "drill", within_s=within):
+        click.echo(json.dumps(answer) if as_json else drill_line(answer))
+        answers.append(answer)
+    if not as_json:
+        click.echo("The emergency is on. When its cause is over: gated emergency reset --why drill")
+    sys.exit(NO_GO if any(answer.get("late") for answer in answers) else 0)
+
+
 def _answer(config_path: Path, command: str, **arguments: object) -> dict[str, Any]:
     """The one answer that such a command has."""
     [answer] = _ask(config_path, command, **arguments)
     return answer
+
+
+@main.group(invoke_without_command=True)
+@click.pass_context
+def outbox(ctx: click.Context) -> None:
+    """What the server has not acknowledged yet.
+
+    Without a command: list.
+    """
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(outbox_list, config_path=CONFIG, as_json=False)
+
+
+@outbox.command("list")
+@config_option
+@json_option
+def outbox_list(config_path: Path, *, as_json: bool) -> None:
+    """Show what waits, and why.
+
+    Barcodes are masked.
+    """
+    from gated.show import outbox_lines
+
+    answers = list(_ask(config_path, "outbox"))
+    click.echo(json.dumps(answers) if as_json else "\n".join(outbox_lines(answers)))
+
+
+@outbox.command("retry")
+@config_option
+@json_option
+def outbox_retry(config_path: Path, *, as_json: bool) -> None:
+    """Send what is parked once more.
+
+    What the server may have already is marked in the journal.
+    """
+    answer = _answer(config_path, "outbox-retry")
+    click.echo(json.dumps(answer) if as_json else f"{answer['retried']} parked scans go again")
+
+
+@outbox.command("export")
+@click.argument("file", type=click.File("w", encoding="utf-8"))
+@config_option
+@json_option
+def outbox_export(file: TextIO, config_path: Path, *, as_json: bool) -> None:
+    """Write the whole outbox to FILE.
+
+    One JSON object a line; - is the terminal. The barcodes are in the clear:
+    whoever has the file has those tickets.
+    """
+    count = 0
+    for answer in _ask(config_path, "outbox", clear=True):
+        file.write(json.dumps(answer) + "\n")
+        count += 1
+    click.echo(json.dumps({"exported": count}) if as_json else f"{count} scans exported", err=True)
 
 
 def _ask(config_path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any]]:

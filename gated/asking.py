@@ -8,7 +8,6 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,14 +15,18 @@ from typing import Any
 from gated import log
 from gated.api.client import Dated, TicketScanApi
 from gated.api.wire import DirectAnswer
+from gated.clock import Clock
+from gated.core.outbox import Window
 from gated.core.scan import Direction, LaneName
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
 from gated.errors import ApiError, ApiRefused
-from gated.store import Ask, Decided, Store
+from gated.store import Ask, Decided, Reply, Store
 
 # At most so many questions a lane and minute that the API answers with 40: guessing must not be free.
 _UNKNOWN_A_MINUTE = 10
 _MINUTE = 60.0
+# A call ends within so many seconds (the client's patience); the clocks differ by less than the slack.
+_CALL_ENDS_S, _SLACK_S = 6, 5
 _FAILURES = 2
 
 _REASONS = {
@@ -60,22 +63,33 @@ def verdict_of(answer: DirectAnswer, direction: Direction) -> Verdict | None:
     return deny(answer.code, _REASONS[answer.code], time=time)
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of a call: the verdict if it was answered; whether it may be recorded without an answer."""
+
+    verdict: Verdict | None
+    maybe_recorded: bool
+
+
 class Asker:
     """Asks the API about single scans."""
 
-    def __init__(
-        self, api: TicketScanApi, store: Store, rules: AskingRules, monotonic: Callable[[], float]
-    ) -> None:
+    def __init__(self, api: TicketScanApi, store: Store, rules: AskingRules, clock: Clock) -> None:
         self._api = api
         self._store = store
         self._rules = rules
-        self._monotonic = monotonic
+        self._clock = clock
         self._log = log.get("asking")
         self._failures = 0
         self._unknown: defaultdict[LaneName, deque[float]] = defaultdict(deque)
         self._running: set[asyncio.Task[Any]] = set()
         self.service: str | None = None
         """The chosen service; nothing can be asked before there is one."""
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether the local decision may stand in for an answer."""
+        return self._rules.fall_back
 
     @property
     def worthwhile(self) -> bool:
@@ -93,28 +107,30 @@ class Asker:
     def rationed(self, lane: LaneName) -> bool:
         """Whether a lane has asked about too many barcodes that nobody knows."""
         times = self._unknown[lane]
-        while times and self._monotonic() - times[0] > _MINUTE:
+        while times and self._clock.now().monotonic - times[0] > _MINUTE:
             times.popleft()
         return len(times) >= _UNKNOWN_A_MINUTE
 
     async def ask(self, ask: Ask) -> Decided:
         """Puts the question, and writes down what came of it."""
+        began = int(self._clock.now().wall.timestamp())
+        window = Window(began - _SLACK_S, began + _CALL_ENDS_S + _SLACK_S)
         call = asyncio.create_task(self._call(ask))
         self._keep(call)
         done, _ = await asyncio.wait({call}, timeout=self._rules.deadline.total_seconds())
-        if not done:
+        answer = call.result() if done else _Answer(None, maybe_recorded=True)
+        if answer.verdict is None:
             self.did_not_answer()
-            decided = await self._fall_back(ask)
-            self._keep(asyncio.create_task(self._settle_late(call, decided)))
+            decided = await self._fall_back(ask, window if answer.maybe_recorded else None)
+            if not done:
+                self._keep(asyncio.create_task(self._settle_late(call, decided)))
             return decided
-        verdict = call.result()
-        if verdict is None:
-            self.did_not_answer()
-            return await self._fall_back(ask)
         self.answered()
-        if verdict.reason is Reason.UNKNOWN:
-            self._unknown[ask.scan.lane].append(self._monotonic())
-        return await self._store.settle(ask, verdict, ask.origin, by_server=verdict.admitted)
+        if answer.verdict.reason is Reason.UNKNOWN:
+            self._unknown[ask.scan.lane].append(self._clock.now().monotonic)
+        return await self._store.settle(
+            ask, Reply(answer.verdict, ask.origin, answered=self._clock.now().monotonic)
+        )
 
     async def close(self) -> None:
         """Lets requests under way end; each has a time-out of its own."""
@@ -123,33 +139,53 @@ class Asker:
         for task in self._running:
             task.cancel()
 
-    async def _call(self, ask: Ask) -> Verdict | None:
-        """The API's verdict; None if it gave none."""
+    async def _call(self, ask: Ask) -> "_Answer":
+        """What the API says, and what it may have done without saying so."""
         send = self._api.check_in if ask.scan.direction is Direction.ENTRY else self._api.check_out
         try:
             answer: Dated[DirectAnswer] = await send(self.service or "", ask.barcode_id)
         except ApiRefused as error:
             self._log.warning("ask_refused", status=error.status, error=str(error))
-            return _refusal(error.status, ask)
+            return _Answer(_refusal(error.status, ask), maybe_recorded=error.may_be_done)
         except ApiError as error:
             self._log.warning("ask_failed", error=str(error), hint=error.hint)
-            return None
+            return _Answer(None, maybe_recorded=error.may_be_done)
+        verdict = verdict_of(answer.value, ask.scan.direction)
         if answer.value.elements > 1:
-            self._log.error("ask_checked_in_several", elements=answer.value.elements)
-        return verdict_of(answer.value, ask.scan.direction)
+            self._log.error("ask_answered_for_several", elements=answer.value.elements)
+        odd = verdict is None or verdict.reason is Reason.REFUSED
+        if odd:
+            self._log.error("ask_not_understood", code=answer.value.code, said=answer.value.message)
+        return _Answer(verdict, maybe_recorded=odd)
 
-    async def _fall_back(self, ask: Ask) -> Decided:
+    async def _fall_back(self, ask: Ask, call: Window | None) -> Decided:
         verdict = ask.fallback if self._rules.fall_back else deny(None, Reason.NO_ANSWER)
-        return await self._store.settle(ask, verdict, Origin.FALLBACK, by_server=False)
+        return await self._store.settle(ask, Reply(verdict, Origin.FALLBACK, call=call))
 
-    async def _settle_late(self, call: "asyncio.Task[Verdict | None]", decided: Decided) -> None:
-        verdict = await call
-        if verdict is None:
+    async def _settle_late(self, call: "asyncio.Task[_Answer]", decided: Decided) -> None:
+        """What became of a call that its guest did not wait for.
+
+        Four ways it can have ended, and what is done:
+
+        - recorded, guest admitted here: it is the same check-in, and is not uploaded;
+        - not recorded, guest admitted here: it is uploaded;
+        - recorded, guest not admitted: the same barcode, coming again within two minutes, is answered 50 with
+          a time inside the call's window, and is admitted once (:meth:`gated.store.desk.Desk.settle`);
+        - not recorded, guest not admitted: coming again, it is asked about again, and an answer of 50 is then
+          about somebody else's check-in.
+
+        Where the call itself ended without an answer, a later download shows which it was.
+        """
+        answer = await call
+        if answer.verdict is not None:
+            self.answered()
+            self._log.info("late_answer", lane=decided.scan.lane, code=answer.verdict.code)
+        if answer.maybe_recorded or decided.seq is None:
             return
-        self.answered()
-        self._log.info("late_answer", lane=decided.scan.lane, code=verdict.code, scan=str(decided.scan.id))
-        if verdict.admitted and decided.verdict.admitted and decided.seq is not None:
-            await self._store.recorded_by_server(decided.seq, self._monotonic())
+        if answer.verdict is None or not answer.verdict.admitted:
+            await self._store.not_recorded_by_server(decided.seq)
+        elif decided.verdict.admitted:
+            await self._store.recorded_by_server(decided.seq, self._clock.now().monotonic)
 
     def _keep(self, task: "asyncio.Task[Any]") -> None:
         self._running.add(task)

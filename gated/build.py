@@ -1,5 +1,7 @@
 """From the configuration to parts: one small function for each kind of part."""
 
+from collections.abc import Mapping
+
 from gated.config import (
     Config,
     DiskFailure,
@@ -15,6 +17,7 @@ from gated.config import (
 from gated.contacts import Contact
 from gated.core.barcode import Framing
 from gated.core.outbox import UploadRules
+from gated.core.own_signals import Signals, TypeSignal
 from gated.core.passage import (
     LaneRules,
     OperatorReleased,
@@ -23,10 +26,12 @@ from gated.core.passage import (
     Sensors,
 )
 from gated.core.scan import Direction
-from gated.core.signals import Lamp
+from gated.core.signals import SIGNALS, Lamp
 from gated.interlock import Interlock
 from gated.lane import Equipment, Gate, RunningLane, Setting
 from gated.pins import Normally, Output, Pins
+from gated.pins.player import Light
+from gated.pins.rgb import RgbLamp
 from gated.scanners import Scanner
 from gated.scanners.hid import HidScanner
 from gated.scanners.serial import SerialScanner, SerialSettings
@@ -54,11 +59,23 @@ def build_lane(config: LaneConfig, setting: Setting, pins: Pins, gate: Gate) -> 
         release=pins.output(config.release.pin, active_high=config.release.active_high),
         lamps=_lamps(config.lamps, pins),
         buzzer=pins.output(buzzer.pin, active_high=buzzer.active_high) if buzzer else None,
-        scanners=tuple(_scanner(each) for each in config.scanners),
+        scanners=tuple(scanner(each) for each in config.scanners),
+        rgb=_rgb(config.lamps, pins),
     )
     lane = RunningLane(setting, equipment, gate)
     lane.own(_contacts(config, pins, lane))
     return lane
+
+
+def safe_levels(config: Config) -> dict[int, int]:
+    """The level, 0 or 1, at which each output of the gate is de-energised."""
+    wired: list[tuple[int | None, bool]] = []
+    for lane in config.lanes:
+        wired.append((lane.release.pin, lane.release.active_high))
+        wired += [(pin, lane.lamps.active_high) for pin in lamp_pins(lane.lamps).values()]
+        if lane.buzzer is not None:
+            wired.append((lane.buzzer.pin, lane.buzzer.active_high))
+    return {pin: int(not active_high) for pin, active_high in wired if pin is not None}
 
 
 def setting(config: LaneConfig, whole: Config, interlock: Interlock | None) -> Setting:
@@ -71,7 +88,15 @@ def setting(config: LaneConfig, whole: Config, interlock: Interlock | None) -> S
         ask_known=whole.gate.strategy is Strategy.DIRECT,
         ask_unknown=whole.decision.unknown is UnknownTickets.ASK,
         interlock=interlock,
+        signals=signals(whole),
     )
+
+
+def signals(config: Config) -> Signals:
+    """What the gate shows: the built-in signals with its own changes."""
+    changed = {outcome: table.change.of(SIGNALS[outcome]) for outcome, table in config.signals.items()}
+    types = {name: TypeSignal(table.look, table.change) for name, table in config.ticket_types.items()}
+    return Signals({**SIGNALS, **changed}, types)
 
 
 def _lane_rules(config: LaneConfig, whole: Config) -> LaneRules:
@@ -98,7 +123,21 @@ def _lamps(config: LampsConfig, pins: Pins) -> dict[Lamp, Output]:
     }
 
 
-def _scanner(config: ScannerConfig) -> Scanner:
+def _rgb(config: LampsConfig, pins: Pins) -> Mapping[Lamp, Light]:
+    if config.rgb_red is None or config.rgb_green is None or config.rgb_blue is None:
+        return {}
+    numbers = (config.rgb_red, config.rgb_green, config.rgb_blue)
+    return RgbLamp(*(pins.output(pin, active_high=config.active_high) for pin in numbers)).colours
+
+
+def lamp_pins(config: LampsConfig) -> dict[str, int]:
+    """The pin of each lamp, and of each colour of an RGB lamp, that there is."""
+    pins = {key: getattr(config, key) for key in (*Lamp, "rgb_red", "rgb_green", "rgb_blue")}
+    return {key: pin for key, pin in pins.items() if pin is not None}
+
+
+def scanner(config: ScannerConfig) -> Scanner:
+    """A scanner, not started yet."""
     name = config.device.rsplit("/", 1)[-1]
     framing = Framing(config.terminator, config.prefix, config.aim, config.character_timeout)
     if config.kind is ScannerKind.HID:

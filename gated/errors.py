@@ -55,6 +55,8 @@ class ApiError(GatedError):
 
     hint = "The gate goes on without it; look at the network and at the API's status."
     retry = True
+    may_be_done: bool = False
+    """Whether the API may have carried out the call all the same."""
 
 
 class ApiUnreachable(ApiError):
@@ -64,9 +66,13 @@ class ApiUnreachable(ApiError):
 class ApiAnswerLost(ApiError):
     """The request went out and no whole answer came back: it may have been carried out."""
 
+    may_be_done = True
+
 
 class ApiBadAnswer(ApiError):
     """An answer came, but not one that the API's document describes."""
+
+    may_be_done = True
 
 
 class ApiRefused(ApiError):
@@ -79,6 +85,7 @@ class ApiRefused(ApiError):
         self.status = status
         self.retry_after_s = retry_after_s
         self.retry = status == 429 or status >= 500
+        self.may_be_done = status >= 500 and status != 503  # at 503 it has not begun
 
 
 class ApiLoginRefused(ApiError):
@@ -86,6 +93,12 @@ class ApiLoginRefused(ApiError):
 
     hint = "Check [api] username and the password file; ask the organiser whether the scan user is active."
     retry = False
+
+
+class DownloadUnstable(ApiError):
+    """The number of tickets changed while they were fetched: some may have slipped through between pages."""
+
+    hint = "It is fetched again by itself; during a sale this takes a few tries."
 
 
 class ServiceNotChosen(ApiError):

@@ -18,19 +18,22 @@ from gated.clock import Clock, new_scan_id
 from gated.contacts import Contact
 from gated.core import passage
 from gated.core.barcode import Barcode, Read
+from gated.core.own_signals import Signals
 from gated.core.passage import LaneRules, State
 from gated.core.scan import LaneName, Scan
-from gated.core.signals import SIGNALS, Lamp, Outcome
+from gated.core.signals import Lamp, Outcome
 from gated.core.verdict import Origin, Reason, deny
 from gated.errors import PinError, StoreError
 from gated.interlock import Interlock
 from gated.pins import Output
-from gated.pins.player import Player
+from gated.pins.player import Light, Player
 from gated.scanners import Scanner, ScannerState
 from gated.store import Ask, Decided, Passage, Store, Terms
 
 # What may release a barrier that is shared.
 _NEEDS_TURN = (passage.BarcodeRead, passage.MalformedRead, passage.OperatorReleased)
+# A verdict within so many seconds is instant for a person: "one moment" would be a flicker.
+_AT_ONCE_S = 0.05
 # Admissions whose end may still be told: the standing grant, and those just before it.
 _REMEMBERED = 8
 
@@ -47,28 +50,41 @@ Changed = Callable[[LaneName, str, Mapping[str, object]], None]
 class Barrier:
     """The output that releases a barrier: in pulses, or held."""
 
-    def __init__(self, output: Output, pulse: timedelta | None, changed: Callable[[bool], None]) -> None:
-        """``pulse`` is None for a barrier that is held."""
+    def __init__(
+        self,
+        output: Output,
+        pulse: timedelta | None,
+        changed: Callable[[bool], None],
+        pulse_ended: Callable[[], None],
+    ) -> None:
+        """``pulse`` is None for a barrier that is held; whoever is told that one ended is to relock."""
         self._output = output
         self._pulse = pulse
         self._changed = changed
+        self._pulse_ended = pulse_ended
         self._timer: asyncio.TimerHandle | None = None
 
     def release(self) -> None:
-        """Energises the output. Raises PinError."""
+        """Energises the output. Raises PinError, also where the line does not follow."""
         self._stop_timer()
         self._output.write(True)
         if self._pulse is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._pulse.total_seconds(), self.relock)
+            self._timer = loop.call_later(self._pulse.total_seconds(), self._pulse_ended)
         self._changed(True)
+        self._output.confirm()
 
     def relock(self) -> None:
-        """De-energises the output. Raises PinError."""
+        """De-energises the output. Raises PinError, also where the line does not follow."""
         self._stop_timer()
         if self._output.active:
             self._output.write(False)
             self._changed(False)
+            self._output.confirm()
+
+    def confirm(self) -> None:
+        """Raises PinError if the line is not as it was last driven."""
+        self._output.confirm()
 
     @property
     def released(self) -> bool:
@@ -89,6 +105,8 @@ class Equipment:
     lamps: Mapping[Lamp, Output]
     buzzer: Output | None
     scanners: tuple[Scanner, ...]
+    rgb: Mapping[Lamp, Light] = field(default_factory=dict)
+    """The colours of an RGB lamp, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,7 @@ class Setting:
     ask_unknown: bool
     interlock: Interlock | None = None
     """Set where the lane shares its barrier and takes turns."""
+    signals: Signals = field(default_factory=Signals)
 
 
 @dataclass(slots=True)
@@ -141,10 +160,16 @@ class RunningLane:
         self._lane = passage.Lane()
         pulse = setting.pulse if setting.rules.profile is passage.Profile.PULSE else None
         self._barrier = Barrier(
-            equipment.release, pulse, lambda on: self._changed("barrier", {"released": on})
+            equipment.release,
+            pulse,
+            changed=lambda on: self._changed("barrier", {"released": on}),
+            pulse_ended=lambda: self._drive(self._barrier.relock),
         )
         loop = asyncio.get_running_loop()
-        self._player = Player(equipment.lamps, equipment.buzzer, loop, self._lamp_failed)
+        self._players = (
+            Player(equipment.lamps, equipment.buzzer, loop, self._lamp_failed),
+            Player(equipment.rgb, None, loop, self._lamp_failed),
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._admitted: dict[int, int] = {}  # decision number -> journal number, of the latest few
         self._read_at: float | None = None  # when the read being fed was made
@@ -153,28 +178,37 @@ class RunningLane:
             {scanner.name: (ScannerState.LOST, "not found yet") for scanner in self._scanners}
         )
         self._contacts: tuple[Contact, ...] = ()
+        self._show_later: asyncio.TimerHandle | None = None
+        self._closing = False
         self._resting = Outcome.READY
         self._shown = Outcome.READY
         self._failure: BaseException | None = None
 
     def start(self) -> None:
         """Shows the lane at rest and begins to read."""
+        self._drive(self._barrier.confirm)
         self._show(Outcome.READY)
         for scanner in self._scanners:
             scanner.start(self.read, partial(self._scanner_changed, scanner.name))
 
+    def relock(self) -> None:
+        """From now on nothing is released any more: the barrier relocks, the lamps go dark."""
+        self._closing = True
+        self._stop_timer()
+        self._perform(passage.Relock())
+        self._show_nothing_later()
+        for player in self._players:
+            player.stop()
+
     async def close(self) -> None:
-        """Stops reading, lets verdicts on their way end, relocks, darkens."""
+        """Relocks, stops reading, and lets verdicts on their way be written down."""
+        self.relock()
         for scanner in self._scanners:
             await scanner.close()
         for contact in self._contacts:
             contact.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2.0)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._perform(passage.Relock())
-        self._player.stop()
 
     @property
     def alive(self) -> bool:
@@ -238,11 +272,17 @@ class RunningLane:
     def feed(self, event: passage.Event) -> None:
         """Gives the lane an event and carries out what follows, when it is the lane's turn."""
         turns, name = self.setting.interlock, self.setting.name
-        if turns is not None and isinstance(event, _NEEDS_TURN) and not turns.may(name):
+        if self._closing:
+            return
+        if turns is not None and self._needs_turn(event) and not turns.may(name):
             turns.wait(name, self.setting.rules.direction, partial(self._take, event))
             self._show(Outcome.DECIDING)
             return
         self._take(event)
+
+    def _needs_turn(self, event: passage.Event) -> bool:
+        """Whether an event may release the barrier and something would come of it now."""
+        return isinstance(event, _NEEDS_TURN) and bool(passage.step(self._lane, self.setting.rules, event)[1])
 
     def _take(self, event: passage.Event) -> None:
         self._lane, effects = passage.step(self._lane, self.setting.rules, event)
@@ -257,8 +297,11 @@ class RunningLane:
                 self._drive(self._barrier.release)
             case passage.Relock():
                 self._drive(self._barrier.relock)
-            case passage.Show(outcome):
-                self._show(outcome)
+            case passage.Show(Outcome.DECIDING):
+                loop = asyncio.get_running_loop()
+                self._show_later = loop.call_later(_AT_ONCE_S, self._show, Outcome.DECIDING)
+            case passage.Show(outcome, ticket_type):
+                self._show(outcome, ticket_type)
             case passage.Start(duration):
                 self._stop_timer()
                 self._timer = asyncio.get_running_loop().call_later(
@@ -283,10 +326,18 @@ class RunningLane:
             self._log.error("barrier_failed", error=str(error), hint=error.hint)
             self._spawn(self._occurred("alarm", "barrier_failed"))
 
-    def _show(self, outcome: Outcome) -> None:
+    def _show(self, outcome: Outcome, ticket_type: str = "") -> None:
+        self._show_nothing_later()
         self._shown = self._at_rest() if outcome is Outcome.READY else outcome
-        self._player.show(SIGNALS[self._shown])
-        self._changed("shown", {"outcome": self._shown, "text": SIGNALS[self._shown].text})
+        signal = self.setting.signals.of(self._shown, ticket_type)
+        for player in self._players:
+            player.show(signal)
+        self._changed("shown", {"outcome": self._shown, "text": signal.text})
+
+    def _show_nothing_later(self) -> None:
+        if self._show_later is not None:
+            self._show_later.cancel()
+            self._show_later = None
 
     def _at_rest(self) -> Outcome:
         """What a lane that is ready shows: the worst of what hampers it."""
@@ -320,6 +371,7 @@ class RunningLane:
             ask_known=self.setting.ask_known and self._asker.worthwhile,
             ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
             rationed=self._asker.rationed(scan.lane),
+            unasked=self.setting.ask_known and not self._asker.worthwhile and not self._asker.falls_back,
         )
         try:
             answer = await self._store.decide(scan, terms)
@@ -329,8 +381,13 @@ class RunningLane:
             decided = Decided(scan, deny(None, Reason.FAULT), Origin.LOCAL, None, None)
         if decided.verdict.admitted and decided.seq is not None:
             self._remember(number, decided.seq)
-        self.feed(passage.Decided(number, decided.verdict))
+        self.feed(self._decided(number, decided))
         self._tell(decided, read_at)
+
+    def _decided(self, number: int, decided: Decided) -> passage.Decided:
+        ticket, signals = decided.ticket, self.setting.signals
+        special = signals.type_of(ticket.type_name, ticket.type_id) if ticket else ""
+        return passage.Decided(number, decided.verdict, signals.looks(special), special)
 
     def _scan(self, barcode: str) -> Scan:
         at = self._clock.now()

@@ -1,9 +1,15 @@
-"""Asking the API about one scan: deadline, answers and what they mean, in virtual time."""
+"""Asking the API about one scan.
+
+Deadline, answers and what they mean, in virtual time; then what comes of a lost answer, with a real store on
+a disk, whose thread knows no virtual time: there the deadline is a few milliseconds.
+"""
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -12,11 +18,21 @@ import pytest
 from gated.api.client import Dated, TicketScanApi
 from gated.api.wire import DirectAnswer
 from gated.asking import Asker, AskingRules, verdict_of
+from gated.core.outbox import Window
 from gated.core.scan import Direction, LaneName, Moment, Scan, ScanId, TimeTrust
+from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
-from gated.errors import ApiAnswerLost, ApiError, ApiRefused, ApiUnreachable
-from gated.store import Ask, Decided, Store
+from gated.errors import (
+    ApiAnswerLost,
+    ApiBadAnswer,
+    ApiError,
+    ApiLoginRefused,
+    ApiRefused,
+    ApiUnreachable,
+)
+from gated.store import Ask, Decided, DeskRules, Reply, Store, Terms
 from tests import virtual_time
+from tests.store.desks import ASK_ALL, ASK_UNKNOWN, ticket
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
@@ -75,15 +91,31 @@ class FakeApi:
 
 @dataclass
 class FakeStore:
-    settled: list[tuple[Verdict, Origin, bool]] = field(default_factory=list)
+    settled: list[Reply] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
+    not_recorded: list[int] = field(default_factory=list)
 
-    async def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, by_server: bool) -> Decided:
-        self.settled.append((verdict, origin, by_server))
-        return Decided(ask.scan, verdict, origin, ask.ticket, len(self.settled))
+    async def settle(self, ask: Ask, reply: Reply) -> Decided:
+        self.settled.append(reply)
+        return Decided(ask.scan, reply.verdict, reply.origin, ask.ticket, len(self.settled))
 
     async def recorded_by_server(self, seq: int, monotonic: float) -> None:
         self.recorded.append(seq)
+
+    async def not_recorded_by_server(self, seq: int) -> None:
+        self.not_recorded.append(seq)
+
+
+class VirtualClock:
+    """It was noon when the loop's time was 1000 s."""
+
+    def now(self) -> Moment:
+        monotonic = asyncio.get_running_loop().time()
+        wall = NOON + timedelta(seconds=monotonic - 1000)
+        return Moment(wall, TimeTrust.SYNCHRONISED, monotonic, "boot")
+
+    def learn(self, server: datetime, monotonic: float) -> None:
+        raise AssertionError("an asker teaches nobody the time")
 
 
 class Rig:
@@ -91,13 +123,11 @@ class Rig:
         self.api = api
         self.store = FakeStore()
         rules = AskingRules(timedelta(seconds=1), fall_back)
-        loop = asyncio.get_running_loop()
-        self.asker = Asker(cast(TicketScanApi, api), cast(Store, self.store), rules, loop.time)
+        self.asker = Asker(cast(TicketScanApi, api), cast(Store, self.store), rules, VirtualClock())
         self.asker.service = "service"
 
     async def ask(self, fallback: Verdict, direction: Direction = ENTRY) -> Decided:
-        moment = Moment(NOON, TimeTrust.SYNCHRONISED, asyncio.get_running_loop().time(), "boot")
-        scan = Scan(ScanId(UUID(int=1)), "A", LaneName("in"), direction, moment)
+        scan = Scan(ScanId(UUID(int=1)), "A", LaneName("in"), direction, VirtualClock().now())
         return await self.asker.ask(Ask(scan, "A", None, fallback, Origin.DIRECT, frozenset()))
 
 
@@ -113,7 +143,7 @@ def test_an_admission_by_the_server_is_written_as_recorded_there() -> None:
         rig = Rig(FakeApi())
         decided = await rig.ask(UNKNOWN)
         assert (decided.verdict, decided.origin) == (VALID, Origin.DIRECT)
-        assert rig.store.settled == [(VALID, Origin.DIRECT, True)]
+        assert rig.store.settled == [Reply(VALID, Origin.DIRECT, answered=1000.0)]
         assert rig.api.asked == [("service", "A")]
 
     virtually(act())
@@ -138,7 +168,62 @@ def test_a_late_admission_does_not_settle_a_guest_who_was_denied() -> None:
         decided = await rig.ask(VALID)
         assert decided.verdict == deny(None, Reason.NO_ANSWER)
         await asyncio.sleep(3)
-        assert rig.store.recorded == []
+        assert (rig.store.recorded, rig.store.not_recorded) == ([], [])
+
+    virtually(act())
+
+
+@pytest.mark.parametrize("fall_back", [True, False])
+@pytest.mark.parametrize(
+    ("api", "not_recorded"),
+    [
+        (FakeApi(answer(50), 3.0), [1]),
+        (FakeApi(delay=3.0, error=ApiUnreachable("no route")), [1]),
+        (FakeApi(delay=3.0, error=ApiRefused("bad request", status=400)), [1]),
+        (FakeApi(delay=3.0, error=ApiAnswerLost("cut off")), []),
+        (FakeApi(delay=3.0, error=ApiRefused("broken", status=500)), []),
+        (FakeApi(answer(None), 3.0), []),
+        (FakeApi(answer(100, matches=False), 3.0), []),
+        (FakeApi(answer(100, elements=2), 3.0), []),
+    ],
+    ids=["denied", "nothing sent", "a bare 400", "cut off", "500", "unreadable", "another's", "of several"],
+)
+def test_a_late_end_that_leaves_it_open_says_nothing_and_any_other_no_that_it_is_not_recorded(
+    api: FakeApi, not_recorded: list[int], fall_back: bool
+) -> None:
+    async def act() -> None:
+        rig = Rig(api, fall_back=fall_back)
+        await rig.ask(VALID)
+        await asyncio.sleep(3)
+        assert (rig.store.recorded, rig.store.not_recorded) == ([], not_recorded)
+
+    virtually(act())
+
+
+@pytest.mark.parametrize(
+    ("api", "lost"),
+    [
+        (FakeApi(delay=3.0), True),
+        (FakeApi(error=ApiAnswerLost("cut off")), True),
+        (FakeApi(error=ApiBadAnswer("no JSON")), True),
+        (FakeApi(error=ApiRefused("broken", status=502)), True),
+        (FakeApi(answer(None)), True),
+        (FakeApi(error=ApiUnreachable("no route")), False),
+        (FakeApi(error=ApiRefused("not now", status=503)), False),
+        (FakeApi(error=ApiRefused("forbidden", status=403)), False),
+        (FakeApi(error=ApiLoginRefused("who?")), False),
+    ],
+    ids=["late", "cut off", "no JSON", "502", "unreadable", "no route", "503", "403", "login refused"],
+)
+def test_a_call_that_may_be_recorded_is_written_with_the_time_in_which_it_may(
+    api: FakeApi, lost: bool
+) -> None:
+    async def act() -> None:
+        rig = Rig(api)
+        await rig.ask(VALID)
+        noon = int(NOON.timestamp())
+        window = Window(noon - 5, noon + 11) if lost else None
+        assert rig.store.settled == [Reply(VALID, Origin.FALLBACK, call=window)]
 
     virtually(act())
 
@@ -193,3 +278,262 @@ def test_nothing_can_be_asked_before_a_service_is_chosen() -> None:
         assert not rig.asker.worthwhile
 
     virtually(act())
+
+
+# ---- a lost answer, with a real store: four outcomes
+
+DEADLINE = timedelta(milliseconds=5)
+MINE = ticket("A", last_checked_in=None)
+
+
+class Watch:
+    """A clock that is set forward by hand, and goes on after a restart."""
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.started = time.monotonic()
+
+    def now(self) -> Moment:
+        wall = NOON + timedelta(seconds=self.elapsed)
+        return Moment(wall, TimeTrust.SYNCHRONISED, self.started + self.elapsed, "boot")
+
+    def learn(self, server: datetime, monotonic: float) -> None:
+        raise AssertionError("an asker teaches nobody the time")
+
+    def restart(self) -> None:
+        """What is now has been the same moment of a process that starts now."""
+        self.started = time.monotonic() - self.elapsed
+
+
+@dataclass
+class Server:
+    """Knows the ticket A, good for one entry, and goes by the script that it is given for the next call."""
+
+    clock: Watch
+    script: str = "answers"
+    last_in: datetime | None = None
+    calls: int = 0
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def used(self) -> DirectAnswer:
+        """Records the check-in, or says when that was."""
+        if self.last_in is not None:
+            return answer(50, at=self.last_in)
+        self.last_in = self.clock.now().wall
+        return answer(100)
+
+    async def check_in(self, service: str, barcode_id: str) -> Dated[DirectAnswer]:
+        assert (service, barcode_id) == ("S1", "A")
+        self.calls += 1
+        script, self.script = self.script, "answers"
+        if script == "never gets it":
+            await self.released.wait()
+            raise ApiUnreachable("no route")
+        given = self.used()
+        if script == "answers late":
+            await self.released.wait()
+        elif script == "is cut off":
+            raise ApiAnswerLost("cut off")
+        return Dated(given, NOON, 0.0, 0.0)
+
+    check_out = check_in
+
+
+class Gate:
+    """An asker on a real store."""
+
+    def __init__(self, folder: Path, *, fall_back: bool) -> None:
+        self.folder = folder
+        self.clock = Watch()
+        self.server = Server(self.clock)
+        self.rules = AskingRules(DEADLINE, fall_back)
+
+    async def open(self) -> None:
+        self.store = Store(self.folder, DeskRules())
+        self.store.start()
+        await self.store.bind("S1")
+        self.asker = Asker(cast(TicketScanApi, self.server), self.store, self.rules, self.clock)
+        self.asker.service = "S1"
+
+    async def close(self) -> None:
+        self.server.released.set()
+        await self.asker.close()
+        await self.store.close()
+
+    async def restart(self) -> None:
+        await self.close()
+        self.clock.restart()
+        await self.open()
+
+    async def download(self, *tickets: Ticket) -> None:
+        """A whole download, asked for now, and what it says of lost answers."""
+        asked = self.clock.now().monotonic
+        await self.store.put(tickets, asked=asked, run=1)
+        await self.store.remember(complete=1)
+        await self.store.settle_lost(asked)
+
+    async def scan(self, script: str = "answers", *, lane: str = "in", terms: Terms = ASK_ALL) -> Decided:
+        self.server.script = script
+        what = Scan(ScanId(UUID(int=1)), "A", LaneName(lane), ENTRY, self.clock.now())
+        decided = await self.store.decide(what, terms)
+        return await self.asker.ask(decided) if isinstance(decided, Ask) else decided
+
+    async def late_answer(self) -> None:
+        self.server.released.set()
+        await self.asker.close()  # it lets what is under way end
+
+    async def waiting(self) -> list[tuple[int, int]]:
+        """The outbox: code of each row, and whether it waits for a download to tell what became of it."""
+        return [(row.code, row.lost) for row in await self.store.outbox_rows(0, 99)]
+
+    async def uploaded(self) -> list[int]:
+        """The codes of what goes up now; the server takes it all."""
+        rows = await self.store.freeze(50, self.clock.now())
+        for row in rows:
+            self.server.last_in = datetime.fromtimestamp(row.checked_in_time, UTC)
+        await self.store.acknowledge(rows, self.clock.now().monotonic)
+        return [row.status_code for row in rows]
+
+
+@pytest.fixture
+async def gate(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Gate]:
+    """A gate that decides by itself if there is no answer, unless told otherwise."""
+    gate = Gate(tmp_path, fall_back=getattr(request, "param", True))
+    await gate.open()
+    await gate.download(MINE)
+    yield gate
+    await gate.close()
+
+
+never_alone = pytest.mark.parametrize("gate", [False], indirect=True, ids=["fallback deny"])
+
+
+async def test_recorded_and_admitted_here_is_one_check_in_and_is_not_uploaded(gate: Gate) -> None:
+    decided = await gate.scan("answers late")
+    assert (decided.verdict, decided.origin) == (VALID, Origin.FALLBACK)
+    assert (await gate.waiting(), await gate.uploaded()) == ([(100, True)], [])
+    await gate.late_answer()
+    assert (await gate.waiting(), await gate.uploaded()) == ([], [])
+    gate.clock.elapsed = 30.0
+    assert not (await gate.scan()).verdict.admitted
+
+
+async def test_recorded_and_admitted_here_is_found_by_a_download_if_no_answer_ever_comes(gate: Gate) -> None:
+    assert (await gate.scan("is cut off")).verdict.admitted
+    await gate.restart()
+    assert (await gate.waiting(), await gate.uploaded()) == ([(100, True)], [])
+    gate.clock.elapsed = 30.0
+    await gate.download(replace(MINE, remaining=0, checked_in=1, last_checked_in=gate.server.last_in))
+    assert await gate.waiting() == []
+    assert not (await gate.scan()).verdict.admitted
+
+
+async def test_not_recorded_and_admitted_here_is_uploaded(gate: Gate) -> None:
+    decided = await gate.scan("never gets it")
+    assert (decided.verdict, decided.origin) == (VALID, Origin.FALLBACK)
+    assert await gate.uploaded() == []
+    await gate.late_answer()
+    assert await gate.uploaded() == [100]
+    gate.clock.elapsed = 30.0
+    assert not (await gate.scan()).verdict.admitted
+
+
+async def test_not_recorded_and_admitted_here_is_uploaded_if_a_download_says_so(gate: Gate) -> None:
+    assert (await gate.scan("never gets it")).verdict.admitted
+    await gate.download(MINE)
+    assert await gate.uploaded() == []  # the call could still be carried out
+    gate.clock.elapsed = 30.0
+    await gate.download(MINE)
+    assert await gate.uploaded() == [100]
+
+
+@never_alone
+@pytest.mark.parametrize("lane", ["in", "other"])
+@pytest.mark.parametrize("script", ["answers late", "is cut off"])
+async def test_recorded_and_not_admitted_is_admitted_once_when_it_comes_again(
+    gate: Gate, script: str, lane: str
+) -> None:
+    assert (await gate.scan(script)).verdict == deny(None, Reason.NO_ANSWER)
+    await gate.late_answer()
+    gate.clock.elapsed = 60.0
+    again = await gate.scan(lane=lane)
+    assert (again.verdict, again.origin) == (VALID, Origin.DIRECT)
+    for elapsed in (61.0, 100.0, 119.0):  # a second copy
+        gate.clock.elapsed = elapsed
+        copy = await gate.scan(lane=lane)
+        assert copy.verdict == deny(50, Reason.ALREADY_SCANNED, time=gate.server.last_in)
+    assert await gate.waiting() == []
+    assert gate.server.calls == 5
+
+
+@never_alone
+async def test_recorded_and_not_admitted_is_admitted_once_after_a_restart_too(gate: Gate) -> None:
+    await gate.scan("is cut off")
+    await gate.restart()
+    gate.clock.elapsed = 60.0
+    assert (await gate.scan()).verdict.admitted
+    await gate.restart()
+    assert not (await gate.scan()).verdict.admitted
+
+
+@never_alone
+async def test_recorded_and_not_admitted_is_forgotten_after_two_minutes(gate: Gate) -> None:
+    await gate.scan("is cut off")
+    gate.clock.elapsed = 121.0
+    assert not (await gate.scan()).verdict.admitted
+
+
+@never_alone
+@pytest.mark.parametrize(("used", "admitted"), [(-6, False), (-5, True), (11, True), (12, False)])
+async def test_recorded_outside_of_the_calls_window_is_somebody_elses_check_in(
+    gate: Gate, used: float, admitted: bool
+) -> None:
+    await gate.scan("is cut off")
+    gate.server.last_in = NOON + timedelta(seconds=used)
+    gate.clock.elapsed = 60.0
+    assert (await gate.scan()).verdict.admitted is admitted
+
+
+async def test_recorded_and_denied_by_the_local_decision_is_admitted_once_when_it_comes_again(
+    gate: Gate,
+) -> None:
+    await gate.download(replace(MINE, checkin_allowed=False))  # the organiser has allowed it since
+    assert (await gate.scan("answers late")).verdict == deny(45, Reason.NOT_ALLOWED)
+    await gate.late_answer()
+    gate.clock.elapsed = 10.0
+    assert [(await gate.scan()).verdict.admitted for _ in range(2)] == [True, False]
+
+
+async def test_recorded_and_unknown_here_is_admitted_once_when_it_comes_again(tmp_path: Path) -> None:
+    gate = Gate(tmp_path, fall_back=True)
+    await gate.open()
+    await gate.download(ticket("another"))
+    assert (await gate.scan("answers late", terms=ASK_UNKNOWN)).verdict == UNKNOWN
+    await gate.late_answer()
+    gate.clock.elapsed = 10.0
+    again = [await gate.scan(terms=ASK_UNKNOWN) for _ in range(2)]
+    assert [decided.verdict.admitted for decided in again] == [True, False]
+    assert again[0].origin is Origin.ASK
+    await gate.close()
+
+
+@never_alone
+async def test_not_recorded_and_not_admitted_is_asked_about_again(gate: Gate) -> None:
+    assert not (await gate.scan("never gets it")).verdict.admitted
+    gate.clock.elapsed = 4.0
+    again = await gate.scan()
+    assert (again.verdict, again.origin) == (VALID, Origin.DIRECT)
+    gate.clock.elapsed = 8.0  # a copy, while the lost call could be what the server tells of
+    assert not (await gate.scan()).verdict.admitted
+    assert (gate.server.calls, await gate.waiting()) == (3, [])
+
+
+@never_alone
+async def test_not_recorded_and_not_admitted_admits_no_copy_of_a_ticket_that_was_used_elsewhere(
+    gate: Gate,
+) -> None:
+    gate.server.last_in = NOON - timedelta(seconds=2)  # at another gate
+    assert not (await gate.scan("answers late")).verdict.admitted
+    await gate.late_answer()  # it says so
+    gate.clock.elapsed = 8.0
+    assert not (await gate.scan()).verdict.admitted

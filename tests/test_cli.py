@@ -18,7 +18,8 @@ from gated import __version__
 from gated.__main__ import main
 from gated.control import SOCKET, ControlServer
 from gated.errors import ControlError
-from tests.test_show import HEALTHY
+from gated.show import outbox_lines
+from tests.test_show import HEALTHY, waiting
 from tests.test_show import status as healthy
 
 WITHIN = 20.0  # seconds; a bound for a busy machine
@@ -61,6 +62,9 @@ def called(*arguments: str, config: Path | None = None) -> Result:
     return result
 
 
+WAITING = [waiting(), waiting(lost=True)]
+
+
 class StubGate:
     """Answers as gated does, on a loop in a thread; remembers what it was asked for."""
 
@@ -74,6 +78,8 @@ class StubGate:
                 "release": self.release,
                 "mode": self.mode,
                 "emergency-reset": self.reset,
+                "outbox": self.outbox,
+                "outbox-retry": self.retry,
             },
         )
         self._up, self._stop = threading.Event(), asyncio.Event()
@@ -124,6 +130,13 @@ class StubGate:
             raise ControlError("the emergency input is still active", hint="Look at the fire panel.")
         yield {"emergency": False}
 
+    async def outbox(self, *, clear: bool = False) -> AsyncIterator[Mapping[str, Any]]:
+        for row in WAITING:
+            yield row | {"barcode": "GATED000001"} if clear else row
+
+    async def retry(self) -> AsyncIterator[Mapping[str, Any]]:
+        yield {"retried": 2}
+
 
 @pytest.fixture
 def gate(config: Path) -> Iterator[StubGate]:
@@ -159,7 +172,7 @@ def test_every_command_has_help_that_fits_a_terminal(
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: {' '.join(('gated', *path))} ")
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "..." not in result.stdout.replace("COMMAND [ARGS]...", "")  # no sentence is cut off
+    assert "..." not in result.stdout.replace("[ARGS]...", "")  # no sentence is cut off
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     assert all(option.help for option in options)
 
@@ -167,7 +180,7 @@ def test_every_command_has_help_that_fits_a_terminal(
 def test_what_asks_a_running_gate_takes_a_configuration_and_can_answer_in_json() -> None:
     for path, command in ALL:
         names = {parameter.name for parameter in command.params}
-        if path and not isinstance(command, click.Group) and path[0] not in ("run", "demo"):
+        if path and not isinstance(command, click.Group) and path[0] not in ("run", "demo", "lane-table"):
             assert {"config_path", "as_json"} <= names, path
 
 
@@ -285,6 +298,8 @@ TO_A_GATE = [
     ["release", "North 1", "--why", "pram"],
     ["mode", "out", "free"],
     ["emergency", "reset", "--why", "drill"],
+    ["outbox", "list"],
+    ["outbox", "retry"],
 ]
 
 
@@ -316,8 +331,10 @@ def test_without_a_running_gate_that_is_said_with_a_hint_and_status_1(
         (TO_A_GATE[2], "North 1: released\n", [{"released": "North 1"}]),
         (TO_A_GATE[3], "out: free\n", [{"lane": "out", "mode": "free"}]),
         (TO_A_GATE[4], "The emergency is over.\n", [{"emergency": False}]),
+        (TO_A_GATE[5], "\n".join([*outbox_lines(WAITING), ""]), [WAITING]),
+        (TO_A_GATE[6], "2 parked scans go again\n", [{"retried": 2}]),
     ],
-    ids=["status", "sync", "full sync", "release", "mode", "reset"],
+    ids=["status", "sync", "full sync", "release", "mode", "reset", "outbox", "retry"],
 )
 def test_an_answer_is_shown_to_people_and_as_json_to_programs(
     command: list[str], text: str, answers: list[Any], config: Path, gate: StubGate
@@ -326,6 +343,20 @@ def test_an_answer_is_shown_to_people_and_as_json_to_programs(
     assert (for_people.exit_code, for_people.stdout, for_people.stderr) == (0, text, "")
     assert [json.loads(line) for line in for_programs.stdout.splitlines()] == answers
     assert for_programs.exit_code == 0
+
+
+def test_the_outbox_is_exported_with_clear_barcodes_and_only_into_the_file(
+    config: Path, gate: StubGate
+) -> None:
+    file = config.parent / "outbox.jsonl"
+    result = called("outbox", "export", str(file), config=config)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "2 scans exported\n")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(row["barcode"], row["lost"]) for row in rows] == [("GATED000001", False), ("GATED000001", True)]
+    assert "GATED000001" not in called("outbox", "list", config=config).stdout
+    as_json = called("outbox", "export", "-", "--json", config=config)
+    assert [json.loads(line) for line in as_json.stdout.splitlines()] == rows
+    assert json.loads(as_json.stderr) == {"exported": 2}
 
 
 def test_what_was_typed_arrives(config: Path, gate: StubGate) -> None:

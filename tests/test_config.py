@@ -25,9 +25,10 @@ from gated.config import (
 from gated.config.lines import Lines
 from gated.config.reading import Key, Part, keys, tables
 from gated.config.values import Span, Whole
-from gated.core.passage import Profile
 from gated.core.barcode import Terminator
+from gated.core.passage import Profile
 from gated.core.scan import Direction
+from gated.core.signals import OFF, PATTERNS, SIGNALS, STEADY, Lamp, Outcome, Pattern
 from gated.errors import ConfigError
 from gated.pins import Normally, PinFactory
 
@@ -121,6 +122,10 @@ def test_every_key_can_be_given():
     assert config.emergency is not None
     assert config.emergency.normally is Normally.CLOSED
     assert config.api.service == "Summer festival"
+    assert config.signals[Outcome.ALREADY_SCANNED].text == "Already scanned"
+    assert set(config.ticket_types) == {"Child"}
+    assert lane.release.pulse_range == (timedelta(milliseconds=200), timedelta(milliseconds=1000))
+    assert (lane.lamps.rgb_red, lane.lamps.rgb_green, lane.lamps.rgb_blue) == (9, 10, 11)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +162,99 @@ def test_two_lanes_share_a_barrier_with_an_interlock():
         "[[lanes]]", 'barrier = "T"\ninterlock = true', OUT
     )
     assert {lane.barrier for lane in parse(text).lanes} == {"T"}
+
+
+def test_signals_and_ticket_types_are_read_by_their_names():
+    text = """
+[signals.deny]
+red = "steady"
+buzzer = "80/40x4"
+[ticket_types."Child 4-12"]
+look = true
+text = "Child"
+[ticket_types.1234]
+"""
+    config = parse(SMALL + text)
+    deny, child = config.signals[Outcome.DENY], config.ticket_types["Child 4-12"]
+    ms = timedelta(milliseconds=1)
+    assert (deny.red, deny.buzzer, deny.text) == (STEADY, Pattern(80 * ms, 40 * ms, 4), None)
+    assert deny.change.lamps == ((Lamp.RED, STEADY),)
+    assert (child.look, child.text, config.ticket_types["1234"].look) == (True, "Child", False)
+
+
+LAMPS = "[lanes.lamps]\ngreen = 22\nred = 23\n"
+RGB_LAMP = "[lanes.lamps]\nrgb_red = 22\nrgb_green = 23\nrgb_blue = 24\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[signals.deny]\nred = "off"\ngreen = "fast"', "line 15: signals.deny must light red or amber, and"),
+        ('[signals.admit]\nred = "blink"', "line 15: signals.admit must not light red or amber: it tells"),
+        ('[signals.ready]\nbuzzer = "siren"', "line 15: signals.ready has a buzzer that never ends"),
+        ('[signals.deny]\nred = "100/100"', "line 16: signals.deny.red must not flash more than three times"),
+        ('[signals.deny]\nred = "0/0"', "line 16: signals.deny.red must be a pattern, as"),
+        ('[signals.deny]\nred = "stedy"', "did you mean steady?"),
+        ('[signals.deny]\nread = "steady"', "line 16: signals.deny.read is not a key; did you mean red?"),
+        ("[signals]\ndeny = 1", "line 16: signals.deny must be a table: write [signals.deny]"),
+        ("[[signals]]", "line 15: signals must be tables: write [signals.NAME]"),
+        ("[signals.admitt]", "line 15: signals.admitt has a wrong name: it must be"),
+        ('[ticket_types.""]', "has a wrong name: it must be 1 to 256 characters"),
+        ('[ticket_types.VIP]\ngreen = "off"', "line 15: ticket_types.VIP must light green or white"),
+        ('[ticket_types.VIP]\nred = "fast"', "line 16: ticket_types.VIP.red is not a key of this table; it"),
+        (
+            LAMPS + '[signals.ready]\nwhite = "steady"',
+            "line 18: signals.ready would light just like admit at a lane of this gate",
+        ),
+        (
+            RGB_LAMP + '[signals.ready]\ngreen = "steady"',
+            "line 19: signals.ready would light just like admit at a lane of this gate",
+        ),
+        (
+            LAMPS + '[signals.admit]\ngreen = "wink"',
+            "line 18: signals.admit would light just like ready at a lane of this gate",
+        ),
+        (
+            LAMPS + '[ticket_types.VIP]\ngreen = "wink"',
+            "line 18: ticket_types.VIP would light just like ready, which tells nobody to go",
+        ),
+        (
+            "[lanes.lamps]\nrgb_red = 22\nrgb_blue = 24",
+            "line 15: lanes[0].lamps.rgb_green is missing: an RGB lamp needs",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_after_the_lanes_is_told(text: str, told: str):
+    assert any(told in each for each in mistakes(SMALL + text))
+
+
+def test_a_wrong_pattern_is_one_mistake():
+    assert "signals.deny.red" in only_mistake(SMALL + '[signals.deny]\nred = "x"\ngreen = "off"')
+
+
+@pytest.mark.parametrize(
+    ("release", "told"),
+    [
+        (
+            "pulse_range_ms = [200, 1000]\npulse_ms = 150",
+            "release.pulse_ms must be 200 to 1000 (milliseconds)",
+        ),
+        (
+            "pulse_range_ms = [600, 1000]",
+            "release.pulse_ms must be 600 to 1000 (milliseconds): this turnstile",
+        ),
+        ("pulse_range_ms = [1000, 200]", "pulse_range_ms must be the shortest and the longest"),
+        ("pulse_range_ms = [200]", "pulse_range_ms must be a list in [ ]: the shortest and the longest"),
+        ("pulse_range_ms = 200", "pulse_range_ms must be a list in [ ]"),
+        ("pulse_range_ms = [50, 200]", "pulse_range_ms has a number that must be 100 to 3000"),
+    ],
+)
+def test_a_pulse_outside_the_turnstiles_own_range_is_a_mistake(release: str, told: str):
+    assert told in only_mistake(under("[lanes.release]", release))
+
+
+def test_a_range_of_pulses_is_of_no_matter_to_a_barrier_that_is_held():
+    parse(under("[lanes.release]", 'profile = "hold"\npulse_range_ms = [600, 1000]'))
 
 
 # ---- what is told
@@ -508,12 +606,15 @@ def test_a_password_file_that_others_can_read_is_refused(
 # ---- the reference file
 
 
+NAMED = re.compile(r"\[(signals|ticket_types)\..*\]")  # tables that each file names as it needs them
+
+
 def documented() -> Iterator[tuple[str, str, str, str]]:
     """Heading, key, value and comment of each key in the reference file."""
     heading, comment = "", []
     for line in TEXT.splitlines():
         if match := re.fullmatch(r"#?(\[.*\])", line):
-            heading, comment = match[1], []
+            heading, comment = NAMED.sub("[\\1.NAME]", match[1]), []
         elif match := re.fullmatch(r"#?(\w+) = (.*)", line):
             yield heading, match[1], match[2], " ".join(comment)
             comment = []
@@ -557,3 +658,28 @@ def test_a_key_that_is_switched_off_shows_its_default():
         value, _ = DOCUMENTED[heading, key.name]
         if f"\n#{key.name} = {value}" in TEXT and key.default not in (MISSING, None, ""):
             assert key.read(tomllib.loads(f"x = {value}")["x"]) == key.default, key.name
+
+
+def test_the_reference_tells_the_built_in_signals_as_they_are():
+    rows = re.findall(r"^#   (\w+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S+) +(\S.*)$", TEXT, re.MULTILINE)
+    told = {outcome: row for outcome, *row in rows if outcome in list(Outcome)}
+    assert set(told) == set(Outcome)
+    for outcome, signal in SIGNALS.items():
+        *patterns, text = told[outcome]
+        shown = [signal.lamp(lamp) for lamp in Lamp] + [signal.buzzer or OFF]
+        assert [OFF if name == "-" else PATTERNS[name] for name in patterns] == shown
+        assert text == signal.text
+
+
+def test_the_reference_tells_each_pattern_as_it_is():
+    ms = timedelta(milliseconds=1)
+    played = {
+        name: f"{pattern.on // ms}/{pattern.off // ms}" + (f"x{pattern.times}" if pattern.times else "")
+        for name, pattern in PATTERNS.items()
+    }
+    told = dict(re.findall(r"(\w+) (\d+/\d+(?:x\d+)?)", TEXT.partition("# The names:")[2]))
+    assert {"off": played.pop("off"), "steady": played.pop("steady"), **played} == {
+        "off": "0/1000",
+        "steady": "1000/0",
+        **told,
+    }

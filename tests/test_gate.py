@@ -101,7 +101,7 @@ def test_an_exit_opens_for_everybody_and_journals_its_verdict(gate: GateProcess)
     gate.exit.send(b"NOT-A-TICKET\r")
     assert gate.wait("scan", lane="out")["code"] == 230
     happened = [next(watch) for _ in range(3)]
-    assert {"lane": "out", "what": "barrier", "released": True} in happened
+    assert ("barrier", True) in [(each["what"], each.get("released")) for each in happened]
 
 
 def test_a_hostile_barcode_is_malformed_and_opens_nothing(gate: GateProcess) -> None:

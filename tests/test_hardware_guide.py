@@ -63,7 +63,7 @@ def pins_of(tables: dict[str, Any]) -> dict[str, int]:
         for name, keys in tables.items()
         if isinstance(keys, dict)
         for key, value in keys.items()
-        if type(value) is int and (key.endswith("pin") or name == "lamps")
+        if type(value) is int and (key.endswith("pin") or (name == "lamps" and not key.startswith("rgb_")))
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gated.asking import Asker
+from gated.core.own_signals import Change, Signals, TypeSignal
 from gated.core.passage import (
     EmergencyBegan,
     EmergencyEnded,
@@ -21,6 +22,7 @@ from gated.core.passage import (
 )
 from gated.core.scan import Direction, LaneName, Moment, Scan, TimeTrust
 from gated.core.signals import Lamp, Outcome
+from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
 from gated.errors import StoreError
 from gated.interlock import Interlock
@@ -48,6 +50,7 @@ class FakeStore:
     """Answers with the verdict that a barcode stands for, after ``delay`` seconds."""
 
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    tickets: dict[str, Ticket] = field(default_factory=dict)
     delay: float = 0.0
     broken: bool = False
     decided: list[str] = field(default_factory=list)
@@ -61,7 +64,8 @@ class FakeStore:
         await asyncio.sleep(self.delay)
         if self.broken:
             raise StoreError("the disk is gone")
-        return Decided(scan, self.verdicts.get(scan.barcode, VALID), Origin.LOCAL, None, number)
+        verdict = self.verdicts.get(scan.barcode, VALID)
+        return Decided(scan, verdict, Origin.LOCAL, self.tickets.get(scan.barcode), number)
 
     async def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         self.undecided.append((scan.barcode, verdict.reason))
@@ -103,6 +107,7 @@ class Rig:
         *,
         release: int = RELEASE,
         interlock: Interlock | None = None,
+        signals: Signals = Signals(),  # noqa: B008 - it is frozen
     ) -> RunningLane:
         scanner = FakeScanner()
         lamps = {}
@@ -119,7 +124,7 @@ class Rig:
             lambda lane, what, detail: self.happened.append((lane, what, detail)),
         )
         setting = Setting(
-            LaneName(name), rules, timedelta(milliseconds=500), frozenset(), False, False, interlock
+            LaneName(name), rules, timedelta(milliseconds=500), frozenset(), False, False, interlock, signals
         )
         lane = RunningLane(setting, equipment, gate)
         self.lanes.append(lane)
@@ -185,6 +190,31 @@ def test_a_denied_guest_sees_red_for_two_seconds_and_nothing_opens() -> None:
     virtually(act())
 
 
+def test_a_type_of_ticket_that_staff_should_look_at_is_shown_in_its_own_way() -> None:
+    async def act() -> None:
+        rig = Rig()
+        child = TypeSignal(look=True, change=Change(text="Child: please look"))
+        rig.add(ENTRY, signals=Signals(types={"Child": child}))
+        rig.store.tickets["A"] = Ticket(barcode_id="A", type_name="Child")
+        rig.store.tickets["B"] = Ticket(barcode_id="B", type_name="Adult")
+        rig.store.tickets["C"] = Ticket(barcode_id="C", type_name="Child")
+        rig.store.verdicts["C"] = UNKNOWN
+        await rig.start()
+        shown = []
+        for barcode in "ABC":
+            await rig.scan(barcode)
+            last = [detail for _, what, detail in rig.happened if what == "shown"][-1]
+            shown.append((last["outcome"], last["text"]))
+            await rig.wait(6)
+        assert shown == [
+            (Outcome.ADMIT_LOOK, "Child: please look"),
+            (Outcome.ADMIT, "Welcome"),
+            (Outcome.DENY, "Not valid here"),
+        ]
+
+    virtually(act())
+
+
 def test_the_relay_moves_before_the_lamps_and_after_the_verdict_is_written() -> None:
     async def act() -> None:
         rig = Rig()
@@ -192,8 +222,10 @@ def test_the_relay_moves_before_the_lamps_and_after_the_verdict_is_written() -> 
         rig.add(ENTRY)
         await rig.start()
         await rig.scan("A")
+        assert rig.shown() == Outcome.READY  # within 50 ms nobody wants to be told to wait
+        await rig.wait(0.06)
         assert (rig.shown(), rig.released()) == (Outcome.DECIDING, [])
-        await rig.wait(0.3)
+        await rig.wait(0.25)
         moves = [written.pin for written in rig.pins.history if written.at == 0.31]
         assert moves[0] == RELEASE
 
@@ -306,6 +338,39 @@ def test_a_barrier_that_can_not_be_driven_raises_the_alarm_and_the_lane_lives() 
         await rig.scan("A")
         assert rig.store.occurrences == ["barrier_failed"]
         assert lane.alive
+
+    virtually(act())
+
+
+def test_a_line_that_does_not_follow_raises_the_alarm_and_keeps_nobody_out() -> None:
+    async def act() -> None:
+        rig = Rig()
+        lane = rig.add(ENTRY)
+        rig.pins.stuck[RELEASE] = True
+        await rig.start()
+        assert rig.store.occurrences == ["barrier_failed"]
+        rig.pins.stuck[RELEASE] = False
+        await rig.scan("A")
+        await rig.wait(6)
+        assert rig.store.occurrences == ["barrier_failed"] * 2
+        assert rig.pins.times(RELEASE) == [(0.01, True), (0.51, False)]
+        assert lane.alive
+
+    virtually(act())
+
+
+def test_the_end_of_a_pulse_that_can_not_be_driven_raises_the_alarm() -> None:
+    async def act() -> None:
+        rig = Rig()
+        lane = rig.add(ENTRY)
+        await rig.start()
+        await rig.scan("A")
+        rig.pins.broken.add(RELEASE)
+        await rig.wait(1)
+        assert (rig.store.occurrences, lane.alive) == (["barrier_failed"], True)
+        rig.pins.broken.clear()
+        await rig.wait(6)  # the grant's end relocks as well
+        assert not rig.pins.outputs[RELEASE].active
 
     virtually(act())
 

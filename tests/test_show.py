@@ -1,5 +1,6 @@
 """What people read: golden texts of a gate's status, and how an upload and a download are shown."""
 
+import re
 from collections.abc import Mapping
 from io import StringIO
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from gated.core.passage import TABLE, State
 from gated.errors import ControlError
-from gated.show import follow_sync, status_lines
+from gated.show import follow_sync, lane_table, lane_table_lines, outbox_lines, purged, status_lines
 
 
 def lane(name: str, **changed: object) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def status(**changed: object) -> dict[str, Any]:
     store = {
         "complete": True,
         "tickets": 12345,
-        "outbox": {"check_ins": 0, "others": 0, "oldest_ms": None},
+        "outbox": outbox(0, 0),
         "undurable": 0,
     }
     well = {
@@ -40,6 +42,7 @@ def status(**changed: object) -> dict[str, Any]:
         "service": "Summer festival",
         "api": "ok",
         "emergency": False,
+        "alarms": {},
         "time": "2026-06-12T14:03:22+00:00",
         "time_trust": "synchronised",
         "lanes": [lane("in"), lane("way out", direction="exit")],
@@ -49,8 +52,9 @@ def status(**changed: object) -> dict[str, Any]:
     return well | changed | {"store": store | more}
 
 
-def outbox(check_ins: int, others: int) -> dict[str, Any]:
-    return {"outbox": {"check_ins": check_ins, "others": others, "oldest_ms": 1_781_272_800_000}}
+def outbox(check_ins: int, others: int, parked: int = 0) -> dict[str, Any]:
+    oldest_ms = 1_781_272_800_000 if check_ins + others else None
+    return {"check_ins": check_ins, "others": others, "parked": parked, "oldest_ms": oldest_ms}
 
 
 HEALTHY = """\
@@ -106,6 +110,19 @@ North gate
   time     2026-06-12 14:03:22 UTC, synchronised
   gated    0.1.0, strategy local"""
 
+ALARMS = """\
+North gate
+
+  lane     in  entry  ready
+           scanner in scanner: reading
+  service  Summer festival: 12345 tickets
+  API      answers
+! outbox   3 scans for the server, the oldest of 2026-06-12 14:00:00 UTC; 1 parked: gated outbox
+! alarm    uncertain: scans 1, hint gated outbox list
+! alarm    double_entry: here 2026-06-12T13:00:00+00:00 and 2026-06-12T14:00:00+00:00, server unknown
+  time     2026-06-12 14:03:22 UTC, synchronised
+  gated    0.1.0, strategy local"""
+
 LEFT_LOST = {
     "left": {"state": "lost", "why": "no such device"},
     "right": {"state": "reading", "why": "/dev/ttyACM1"},
@@ -121,7 +138,7 @@ LEFT_LOST = {
                 api="api.cm.com: connection timed out",
                 strategy="direct",
                 time_trust="unknown",
-                store=outbox(300, 12),
+                store={"outbox": outbox(300, 12)},
                 lanes=[
                     lane("in", scanners=LEFT_LOST),
                     lane("way out", direction="exit", state="passing", released=True),
@@ -133,7 +150,7 @@ LEFT_LOST = {
             status(
                 emergency=True,
                 time_trust="estimated",
-                store=outbox(1, 0),
+                store={"outbox": outbox(1, 0)},
                 lanes=[
                     lane("in", state="emergency", mode="out_of_service", released=True),
                     lane("way out", direction="exit", state="emergency"),
@@ -150,8 +167,22 @@ LEFT_LOST = {
             ),
             UNDURABLE,
         ),
+        (
+            status(
+                lanes=[lane("in")],
+                store={"outbox": outbox(2, 1, parked=1)},
+                alarms={
+                    "uncertain": {"scans": 1, "hint": "gated outbox list"},
+                    "double_entry": {
+                        "here": ["2026-06-12T13:00:00+00:00", "2026-06-12T14:00:00+00:00"],
+                        "server": None,
+                    },
+                },
+            ),
+            ALARMS,
+        ),
     ],
-    ids=["healthy", "offline", "emergency", "undurable"],
+    ids=["healthy", "offline", "emergency", "undurable", "alarms"],
 )
 def test_a_status_is_shown_as(answer: Mapping[str, Any], text: str) -> None:
     assert "\n".join(status_lines(answer)) == text
@@ -207,3 +238,72 @@ def test_an_error_in_mid_download_leaves_what_was_done_before_in_sight() -> None
     with pytest.raises(ControlError):
         follow_sync(answers(), Console(file=file, width=80))
     assert "2 scans uploaded" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ({"uploaded": 2}, "2 scans uploaded"),
+        ({"upload_failed": "no network", "hint": "Look."}, "the upload failed: no network\nLook."),
+        (
+            {"purged": True, "lost": 0},
+            "purged: this gate knows no ticket and no scan, and downloads the tickets anew",
+        ),
+        (
+            {"purged": True, "lost": 1},
+            "purged: 1 scan lost to the server; this gate knows no ticket and no scan, and downloads the"
+            " tickets anew",
+        ),
+    ],
+)
+def test_what_came_of_a_purge_is_told_in_a_line_each(answer: Mapping[str, Any], text: str) -> None:
+    assert purged(answer) == text
+
+
+def waiting(**changed: object) -> dict[str, Any]:
+    row = {"time_ms": 1_781_272_800_000, "lane": "in", "barcode": "GAT…01", "code": 100, "lost": False}
+    return row | {"parked": ""} | changed
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        ([], ["The server has everything."]),
+        (
+            [waiting()],
+            ["1 scan in the outbox:", "2026-06-12 14:00:00 UTC  in  GAT…01  100  waits"],
+        ),
+        (
+            [waiting(lost=True), waiting(code=50, parked="refused")],
+            [
+                "2 scans in the outbox:",
+                "2026-06-12 14:00:00 UTC  in  GAT…01  100  answer lost",
+                "2026-06-12 14:00:00 UTC  in  GAT…01  50  parked: refused",
+            ],
+        ),
+    ],
+    ids=["empty", "one waits", "lost and parked"],
+)
+def test_the_outbox_says_of_each_scan_why_it_is_there(
+    rows: list[Mapping[str, Any]], lines: list[str]
+) -> None:
+    assert outbox_lines(rows) == lines
+
+
+def test_the_lane_table_has_every_state_and_event_and_says_what_the_code_does() -> None:
+    table = lane_table()
+    assert list(table) == list(State)
+    assert sum(map(len, table.values())) == len(TABLE)
+    for row in table.values():
+        for sentence in row.values():
+            assert re.fullmatch(r"[A-Z].*[.]", sentence), f"a transition without a docstring: {sentence}"
+    assert table["locked"]["operator released"] == "Refused: unlock the lane first."
+
+
+def test_the_lane_table_fits_a_terminal() -> None:
+    lines = lane_table_lines(80)
+    assert lines[0] == "ready"
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line and not line.startswith(" ")] == [
+        state.replace("_", " ") for state in State
+    ]

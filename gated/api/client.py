@@ -12,7 +12,8 @@ an expired token as 400, the service's own ``url``) is decided here and in :mod:
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -197,12 +198,14 @@ class TicketScanApi:
 
     async def _call(self, link: Link, request: Callable[[str], Request]) -> Answer:
         """One call, and once more with another token if that is what the API refused."""
-        token = await self._tokens.current(in_a_hurry=link is self._direct)
+        with _before_the_call():
+            token = await self._tokens.current(in_a_hurry=link is self._direct)
         answer = await self._exchange(link, request, token)
         if not _refuses_token(answer):
             return answer
         try:
-            token = await self._tokens.replace(token)
+            with _before_the_call():
+                token = await self._tokens.replace(token)
         except ApiUserShared:
             if answer.status == 400:  # it may have been about something else
                 return answer
@@ -252,6 +255,16 @@ def _https_host(url: str) -> str:
         return parts.hostname or "" if parts.port in (None, 443) else ""
     except ValueError:
         return ""
+
+
+@contextmanager
+def _before_the_call() -> Iterator[None]:
+    """Whatever became of a login, the call that it was for has not been made."""
+    try:
+        yield
+    except ApiError as error:
+        error.may_be_done = False
+        raise
 
 
 def _refuses_token(answer: Answer) -> bool:

@@ -4,13 +4,13 @@ A mistake is a place and words that go on after its key path; nothing is raised.
 by place even where their table can't become a record, so that the checks across tables see all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from gated.config.lines import Place
-from gated.config.values import Choice, Reader, Span, Wrong, flag, near
+from gated.config.values import Choice, Range, Reader, Span, Wrong, flag, near
 
 T = TypeVar("T")
 Mistake = tuple[Place, str]
@@ -23,10 +23,14 @@ SECRETS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A table that becomes ``record``; ``many`` is a list of at least one of them."""
+    """A table that becomes ``record``; ``many`` is a list of at least one of them.
+
+    ``name`` reads the names of tables that the file names, as in ``[signals.admit]``.
+    """
 
     record: type[Any]
     many: bool = False
+    name: Reader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class Reading:
     def _part(self, key: Key, part: Part, table: dict[str, object], place: Place) -> object:
         if part.many:
             return self._parts(part, table.get(key.name, []), place)
+        if part.name is not None:
+            return self._named(part, part.name, table.get(key.name, {}), place)
         if key.name not in table and not key.required:
             return key.default
         return self.record(part.record, table.get(key.name, {}), place)
@@ -101,6 +107,20 @@ class Reading:
             self._wrong(place, f"is missing: at least one {heading} is needed")
         return tuple([self.record(part.record, table, (*place, i)) for i, table in enumerate(tables)])
 
+    def _named(self, part: Part, read_name: Reader, tables: object, place: Place) -> object:
+        if not isinstance(tables, dict):
+            self._wrong(place, f"must be tables: write {_heading((*place, 'NAME'), many=False)}")
+            return None
+        read = {}
+        for name, table in tables.items():
+            try:
+                called = read_name(name)
+            except Wrong as wrong:
+                self._wrong((*place, name), f"has a wrong name: it {wrong}")
+            else:
+                read[called] = self.record(part.record, table, (*place, name))
+        return read
+
     def _not_keys(self, record: type[Any], table: dict[str, object], place: Place) -> None:
         known = keys(record)
         for name in table:
@@ -108,7 +128,11 @@ class Reading:
                 self._wrong((*place, name), "is not a key" + self._advice(name, known))
 
     def _advice(self, name: str, known: dict[str, Key]) -> str:
-        homes = [heading for heading, record in tables(self.schema) if name in keys(record)]
+        homes = [
+            heading
+            for heading, record in tables(self.schema)
+            if name in keys(record) and not isinstance(keys(record)[name].read, Part)
+        ]
         if homes:
             return f" of this table; it belongs under {' or '.join(homes)}"
         return near(name, known)
@@ -131,13 +155,15 @@ def tables(
     yield _heading(place, many=many), record
     for key in keys(record).values():
         if isinstance(key.read, Part):
-            yield from tables(key.read.record, (*place, key.name), many=key.read.many)
+            called = () if key.read.name is None else ("NAME",)
+            yield from tables(key.read.record, (*place, key.name, *called), many=key.read.many)
 
 
 def _key(of: Field[Any], hint: Any) -> Key:
     read = _reader(hint)
-    suffix = read.suffix if isinstance(read, Span) else ""
-    return Key(of.name + suffix, of.name, read, of.default)
+    suffix = read.suffix if isinstance(read, Span | Range) else ""
+    default = of.default if of.default_factory is MISSING else of.default_factory()
+    return Key(of.name + suffix, of.name, read, default)
 
 
 def _reader(hint: Any) -> Reader | Part:
@@ -146,6 +172,11 @@ def _reader(hint: Any) -> Reader | Part:
         hint = next(arg for arg in get_args(hint) if arg is not NoneType)
     if get_origin(hint) is tuple:
         return Part(get_args(hint)[0], many=True)
+    if get_origin(hint) is Mapping:
+        name, record = get_args(hint)
+        read_name = _reader(name)
+        assert not isinstance(read_name, Part)
+        return Part(record, name=read_name)
     if isinstance(hint, type) and is_dataclass(hint):
         return Part(hint)
     if get_origin(hint) is Annotated:

@@ -2,23 +2,27 @@
 
 A field is a key of the same name, or with its unit behind it if it is a duration (``pulse`` is ``pulse_ms``).
 Its annotation says how it is read, its default is the documented default, and without a default it must be
-given. ``Part | None`` is a table that may be absent, ``tuple[Part, ...]`` a list of at least one table.
+given. ``Part | None`` is a table that may be absent, ``tuple[Part, ...]`` a list of at least one table,
+``Mapping[Name, Part]`` tables that are named by the file.
 So a new key is one line here and one in config/gated.toml.
 
 Ranges: a pulse by the turnstiles' manuals (at least 100 ms; over 3 s some take it as "stay open").
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from gated.config import values
-from gated.config.values import Many, OneOf, Pin, Span, Text, Whole
+from gated.config.values import Many, OneOf, Pin, Play, Range, Span, Text, Whole
 from gated.core.barcode import Aim, Terminator
+from gated.core.own_signals import Change
 from gated.core.passage import Profile
 from gated.core.scan import Direction, LaneName
+from gated.core.signals import Lamp, Outcome, Pattern
 from gated.pins import Normally, PinFactory
 from gated.scanners import Parity
 
@@ -88,9 +92,12 @@ class Reset(StrEnum):
 
 InputPin = Annotated[int, Pin(output=False)]
 OutputPin = Annotated[int, Pin(output=True)]
+LampPattern = Annotated[Pattern, Play(lamp=True)]
+BuzzerPattern = Annotated[Pattern, Play(lamp=False)]
 
 PULSE = Span("milliseconds", 100, 3000, 'shorter is missed, too long means "stay open" to many turnstiles')
 LANE_NAME = Text(r"(?! )[A-Za-z0-9 _-]{1,40}(?<! )", "1 to 40 of the letters A-Z a-z, digits, blank, _ and -")
+TicketType = Annotated[str, values.words(256)]
 DEVICE_INFO = Text(r"(?! )[ -~]{1,512}(?<! )", "1 to 512 printable ASCII characters, just as CM gave them")
 
 
@@ -165,7 +172,10 @@ class ScannerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseConfig:
-    """``[lanes.release]``: the output that lets one person pass. ``when_off`` has no default on purpose."""
+    """``[lanes.release]``: the output that lets one person pass. ``when_off`` has no default on purpose.
+
+    ``pulse_range`` is what the turnstile's maker says that a pulse may last.
+    """
 
     pin: OutputPin
     active_high: bool = True
@@ -173,6 +183,7 @@ class ReleaseConfig:
     emergency_wired: bool = False
     profile: Profile = Profile.PULSE
     pulse: Annotated[timedelta, PULSE] = timedelta(milliseconds=500)
+    pulse_range: Annotated[tuple[timedelta, timedelta], Range(PULSE)] | None = None
     grant: Annotated[timedelta, Span("milliseconds", 1000, 60_000)] = timedelta(milliseconds=5000)
 
 
@@ -202,12 +213,15 @@ class BuzzerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LampsConfig:
-    """``[lanes.lamps]``: the pin of each lamp there is."""
+    """``[lanes.lamps]``: the pin of each lamp there is, and of each colour of the RGB lamp."""
 
     green: OutputPin | None = None
     red: OutputPin | None = None
     amber: OutputPin | None = None
     white: OutputPin | None = None
+    rgb_red: OutputPin | None = None
+    rgb_green: OutputPin | None = None
+    rgb_blue: OutputPin | None = None
     active_high: bool = True
 
 
@@ -229,6 +243,45 @@ class LaneConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "barrier", self.barrier or self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalConfig:
+    """``[signals.OUTCOME]``: what is changed of that outcome's built-in signal."""
+
+    green: LampPattern | None = None
+    red: LampPattern | None = None
+    amber: LampPattern | None = None
+    white: LampPattern | None = None
+    buzzer: BuzzerPattern | None = None
+    text: Annotated[str, values.words(80)] | None = None
+
+    @property
+    def change(self) -> Change:
+        """The change as the core has it."""
+        return _change(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketTypeConfig:
+    """``[ticket_types.TYPE]``: how an admitted ticket of that type, by name or id, is shown."""
+
+    look: bool = False
+    green: LampPattern | None = None
+    white: LampPattern | None = None
+    buzzer: BuzzerPattern | None = None
+    text: Annotated[str, values.words(80)] | None = None
+
+    @property
+    def change(self) -> Change:
+        """What is changed where such a ticket is admitted, which no red or amber can be."""
+        return _change(self)
+
+
+def _change(table: SignalConfig | TicketTypeConfig) -> Change:
+    lamps = [(lamp, getattr(table, lamp, None)) for lamp in Lamp]
+    given = tuple((lamp, pattern) for lamp, pattern in lamps if pattern is not None)
+    return Change(given, table.buzzer, table.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +317,8 @@ class Config:
     upload: UploadConfig = UploadConfig()
     disk: DiskConfig = DiskConfig()
     lanes: tuple[LaneConfig, ...]
+    signals: Mapping[Outcome, SignalConfig] = field(default_factory=dict)
+    ticket_types: Mapping[TicketType, TicketTypeConfig] = field(default_factory=dict)
     emergency: EmergencyConfig | None = None
     pins: PinsConfig = PinsConfig()
     panel: PanelConfig = PanelConfig()

@@ -6,6 +6,7 @@ secret may have been put in the wrong place. Nothing is read but the system's li
 """
 
 import ipaddress
+import math
 import re
 import zoneinfo
 from collections.abc import Callable, Iterable
@@ -15,6 +16,9 @@ from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
+
+from gated.core.own_signals import SHORTEST_FLASH, too_fast
+from gated.core.signals import PATTERNS, Pattern
 
 T = TypeVar("T")
 Reader = Callable[[object], object]
@@ -99,6 +103,63 @@ class Span:
 
     def __call__(self, value: object) -> timedelta:
         return timedelta(**{self.unit: Whole(self.low, self.high, self.unit, self.why)(value)})
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The shortest and the longest of a duration, both as ``each`` reads it: ``[200, 1000]``."""
+
+    each: Span
+
+    @property
+    def suffix(self) -> str:
+        """As of one duration."""
+        return self.each.suffix
+
+    def __call__(self, value: object) -> tuple[timedelta, timedelta]:
+        what = "the shortest and the longest, as [200, 1000]"
+        numbers = typed(value, list, what)
+        if len(numbers) != 2:
+            raise Wrong(f"must be a list in [ ]: {what}")
+        try:
+            low, high = map(self.each, numbers)
+        except Wrong as wrong:
+            raise Wrong(f"has a number that {wrong}") from None
+        if low > high:
+            raise Wrong(f"must be {what}: the first is the longer one")
+        return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """A pattern by its name, or as ``on/off`` in milliseconds, ``on/offx3`` if it is to end.
+
+    A lamp's must not flash more than three times in a second, as faster flashes can cause fits.
+    """
+
+    lamp: bool
+
+    def __call__(self, value: object) -> Pattern:
+        what = 'a pattern, as "steady", "500/500" (milliseconds on/off) or "100/150x3" (that three times)'
+        text = typed(value, str, what)
+        pattern = PATTERNS.get(text) or _played(text)
+        if pattern is None:
+            raise Wrong(f"must be {what}{near(text, PATTERNS)}")
+        if self.lamp and too_fast(pattern):
+            least = math.ceil(SHORTEST_FLASH / timedelta(milliseconds=1))
+            raise Wrong(
+                "must not flash more than three times in a second, which can cause fits: on and off together "
+                f"last {least} milliseconds or more"
+            )
+        return pattern
+
+
+def _played(text: str) -> Pattern | None:
+    match = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})(?:x([1-9][0-9]?))?", text)
+    if match is None:
+        return None
+    on, off = (timedelta(milliseconds=int(each)) for each in match.group(1, 2))
+    return Pattern(on, off, int(match[3]) if match[3] else None) if on or off else None
 
 
 @dataclass(frozen=True, slots=True)

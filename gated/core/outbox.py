@@ -5,7 +5,7 @@ Check-ins first, because they keep a ticket from being used elsewhere; then the 
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from gated.core.scan import Moment, TimeTrust
 from gated.core.verdict import Origin, Reason, Verdict
@@ -42,6 +42,55 @@ class Row:
     checked_in_time: int  # Unix seconds, UTC
     status_code: int
     status_message: str
+    service: str = ""
+    """The service that the scan belongs to; blank if none was known then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The time in which the server may have carried out a call: Unix seconds by its clock, both included."""
+
+    start: int
+    end: int
+
+    def has(self, time: int | None) -> bool:
+        """Whether a time of the server lies in it."""
+        return time is not None and self.start <= time <= self.end
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a download shows of a ticket: last check-in and check-out (Unix seconds), and entries in all."""
+
+    last_in: int | None
+    last_out: int | None
+    entries: int
+
+
+class Lost(Enum):
+    """What to do about a row that went out and was not answered, once a later download has come."""
+
+    RECORDED = "recorded"
+    AGAIN = "again"
+    """Send it again, marked: at worst the server has it twice."""
+    UNCERTAIN = "uncertain"
+    """Park it: a second copy would take an entry from a guest who still has one."""
+
+
+def lost(row: Row, window: Window | None, shown: Shown | None) -> Lost:
+    """What became of a lost row, by a download that was asked for afterwards.
+
+    An upload is recorded if the ticket shows exactly the time that was sent; a direct call, which carries no
+    time, if it shows one in the call's window. No row of the download: the server does not know the ticket.
+    No download shows denials.
+    """
+    if shown is None or row.status_code not in (100, 200):
+        return Lost.AGAIN
+    entered = row.status_code == 100
+    seen = shown.last_in if entered else shown.last_out
+    if seen == row.checked_in_time or (window is not None and window.has(seen)):
+        return Lost.RECORDED
+    return Lost.UNCERTAIN if entered and shown.entries > 1 else Lost.AGAIN
 
 
 def kind_of(verdict: Verdict, origin: Origin, rules: UploadRules) -> Kind | None:

@@ -87,6 +87,15 @@ def used(ticket: Ticket | None, overlay: Overlay) -> int:
     return max(counted, overlay.first_entry.count_before + overlay.acknowledged) + overlay.pending
 
 
+def exceeds(ticket: Ticket) -> bool:
+    """Whether the server itself shows more check-ins than the ticket allows."""
+    if ticket.remaining is not None and ticket.remaining < 0:
+        return True
+    if ticket.max_checkins is not None:
+        return 0 < ticket.max_checkins < ticket.checked_in
+    return ticket.remaining is None and ticket.checked_in > 1
+
+
 def left(ticket: Ticket, overlay: Overlay, *, reentry_after_checkout: bool) -> int:
     """How many entries the ticket has left; zero or less is none.
 

@@ -119,6 +119,10 @@ class Decided:
 
     number: int
     verdict: Verdict
+    look: bool = False
+    """Whether staff should look at whom this type of ticket admits."""
+    ticket_type: str = ""
+    """The type, where its admission is shown in a way of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,8 @@ class Show:
     """Show this on lamps and buzzer. READY stands for whatever a lane at rest shows."""
 
     outcome: Outcome
+    ticket_type: str = ""
+    """Of the ticket that is admitted, where that is shown in a way of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,7 +409,7 @@ def _waits(lane: Lane, barcode: str) -> bool:
 
 
 def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
-    """A read at a lane that is ready, or shows a denial."""
+    """Decided; a barcode held still is not, but an exit that opens always lets go at each read."""
     lane, held_still = _look(lane, rules, event)
     if not held_still:
         return _decide(lane, rules, event)
@@ -413,6 +419,7 @@ def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
 
 
 def _read_in_free(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
+    """Decided for the record; an exit that opens always, told by pulses, lets go at each read."""
     lane, held_still = _look(lane, rules, event)
     if not held_still:
         return _decide(lane, rules, event)
@@ -463,6 +470,7 @@ def _let_out(lane: Lane, rules: LaneRules, barcode: str, effects: Effects) -> St
 
 
 def _malformed(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    """No barcode: "scan again"; an exit that opens always lets go."""
     journal = Journal("", Reason.MALFORMED)
     if rules.opens_always:
         return _let_out(lane, rules, "", (journal,))
@@ -470,6 +478,7 @@ def _malformed(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
 
 
 def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    """No barcode: "scan again"; a barrier told by pulses lets go."""
     return lane, (
         Journal("", Reason.MALFORMED),
         *_pulse_in_free(rules),
@@ -479,6 +488,7 @@ def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
 
 
 def _malformed_undecided(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
+    """Journalled; an exit that opens always lets go, but in an emergency."""
     return _let_out(lane, rules, "", (Journal("", Reason.MALFORMED),))
 
 
@@ -490,13 +500,15 @@ def _malformed_in_turn(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
 # Verdicts
 
 
-def _grant(lane: Lane, rules: LaneRules, outcome: Outcome, *, granted: int | None) -> Step:
+def _grant(
+    lane: Lane, rules: LaneRules, outcome: Outcome, *, granted: int | None, ticket_type: str = ""
+) -> Step:
     """Lets somebody pass. Without a sensor nobody waits meanwhile, but at an exit that opens always."""
     dropped: Effects = ()
     if rules.sensors is Sensors.NONE and not rules.opens_always:
         lane, dropped = _drop_waiting(lane)
     lane = replace(lane, state=State.GRANTED, granted=granted, lapsed_at=float("-inf"))
-    return lane, (Release(), Show(outcome), Start(rules.grant), *dropped)
+    return lane, (Release(), Show(outcome, ticket_type), Start(rules.grant), *dropped)
 
 
 def _drop_waiting(lane: Lane) -> Step:
@@ -507,11 +519,12 @@ def _drop_waiting(lane: Lane) -> Step:
 
 
 def _verdict(lane: Lane, rules: LaneRules, event: Decided) -> Step:
+    """ADMIT grants, DENY is shown; an exit that opens always grants in any case."""
     if event.number != lane.number:
         return _verdict_too_late(lane, rules, event)
-    outcome = outcome_of(event.verdict)
+    outcome = outcome_of(event.verdict, look=event.look)
     if event.verdict.admitted:
-        return _grant(lane, rules, outcome, granted=event.number)
+        return _grant(lane, rules, outcome, granted=event.number, ticket_type=event.ticket_type)
     if rules.opens_always:
         return _grant(lane, rules, Outcome.ADMIT, granted=None)
     return replace(lane, state=State.DENIED), (Show(outcome), Start(SHOWN))
@@ -526,8 +539,8 @@ def _verdict_in_turn(lane: Lane, rules: LaneRules, event: Decided) -> Step:
 
 def _verdict_in_free(lane: Lane, rules: LaneRules, event: Decided) -> Step:
     """In ``free`` a DENY only lights a lamp."""
-    outcome = outcome_of(event.verdict)
-    return lane, (*_pulse_in_free(rules), Show(outcome), Start(SHOWN))
+    outcome = outcome_of(event.verdict, look=event.look)
+    return lane, (*_pulse_in_free(rules), Show(outcome, event.ticket_type), Start(SHOWN))
 
 
 def _pulse_in_free(rules: LaneRules) -> Effects:
@@ -543,6 +556,7 @@ def _verdict_too_late(lane: Lane, _: LaneRules, event: Decided) -> Step:
 
 
 def _decision_late(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    """The decision took too long: alarm and "scan again"; an exit that opens always lets go."""
     alarm = Alarm(AlarmKind.DECISION_LATE)
     if rules.opens_always:
         return _then((alarm,), _grant(lane, rules, Outcome.ADMIT, granted=None))
@@ -566,6 +580,7 @@ def _unseen(lane: Lane) -> Came:
 
 
 def _lapsed(lane: Lane, rules: LaneRules, event: TimerEnded) -> Step:
+    """Nobody was seen to pass: the grant lapses."""
     if rules.sensors is Sensors.NONE:
         return _then(_note(lane, Came.UNKNOWN), _rest(lane, rules))
     ended = _note(lane, _unseen(lane))
@@ -602,11 +617,13 @@ def _began_again(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
 
 
 def _done(lane: Lane, rules: LaneRules, _: PassageDone) -> Step:
+    """The guest has passed: the lane is ready for the next."""
     note = _note(lane, Came.TAKEN)
     return _then(note, _rest(replace(lane, without_passage=0, sensor_proven=True), rules))
 
 
 def _stuck(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    """A passage that does not end: alarm."""
     return _then((*_note(lane, Came.UNKNOWN), Alarm(AlarmKind.STUCK)), _ended_unseen(lane, rules))
 
 
@@ -621,14 +638,17 @@ def _moved(lane: Lane, _: LaneRules, event: PassageBegan | PassageDone) -> Step:
 
 
 def _moved_in_free(lane: Lane, _: LaneRules, __: PassageBegan | PassageDone) -> Step:
+    """Everybody may pass."""
     return lane, ()
 
 
 def _shown(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
+    """What was shown has been seen: back to rest."""
     return _rest(lane, rules)
 
 
 def _shown_in_free(lane: Lane, _: LaneRules, __: TimerEnded) -> Step:
+    """Back to "please pass"."""
     return lane, (Show(Outcome.FREE),)
 
 
@@ -636,38 +656,44 @@ def _shown_in_free(lane: Lane, _: LaneRules, __: TimerEnded) -> Step:
 
 
 def _operator(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    """Releases the barrier for one guest."""
     return _grant(_turn(lane, ""), rules, Outcome.ADMIT, granted=None)
 
 
 def _operator_while_deciding(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
-    """The operator is faster than the verdict, and outranks it; see :func:`_verdict_in_turn`."""
+    """The operator is faster than the verdict, and outranks it: releases the barrier."""
     return _grant(lane, rules, Outcome.ADMIT, granted=None)
 
 
 def _operator_during_grant(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    """Releases the barrier again, and the grant begins anew."""
     return lane, (Release(), Start(rules.grant))
 
 
 def _operator_during_passage(lane: Lane, _: LaneRules, __: OperatorReleased) -> Step:
+    """Releases the barrier for one more guest."""
     return lane, (Release(), Start(STUCK))
 
 
 def _operator_in_free(lane: Lane, rules: LaneRules, _: OperatorReleased) -> Step:
+    """Only a barrier told by pulses needs it: one pulse."""
     return lane, _pulse_in_free(rules)
 
 
 def _operator_refused(lane: Lane, _: LaneRules, __: OperatorReleased) -> Step:
+    """Refused: unlock the lane first."""
     return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
 
 
 def _mode_at_rest(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
+    """The lane takes on the mode, or refuses it: an exit that opens always can't be locked."""
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
     return _rest(replace(lane, mode=event.mode), rules)
 
 
 def _mode_during_grant(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
-    """``locked`` and ``free`` outrank a grant; any other mode waits until the guest has passed."""
+    """Only ``locked`` and ``free`` outrank a grant; any other mode waits until the guest has passed."""
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
     lane = replace(lane, mode=event.mode)
@@ -684,10 +710,12 @@ def _interrupt(lane: Lane, rules: LaneRules) -> Step:
 
 
 def _lost_at_rest(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
+    """Shown; an exit that opens always becomes free."""
     return _rest(replace(lane, scanners_lost=True), rules)
 
 
 def _found_at_rest(lane: Lane, rules: LaneRules, _: ScannersFound) -> Step:
+    """Shown; the lane goes back to its mode."""
     return _rest(replace(lane, scanners_lost=False), rules)
 
 
@@ -698,6 +726,7 @@ def _lost(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
 
 
 def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
+    """Noted."""
     return replace(lane, scanners_lost=False), ()
 
 
@@ -705,10 +734,12 @@ def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
 
 
 def _emergency(lane: Lane, rules: LaneRules, _: EmergencyBegan) -> Step:
+    """The emergency begins: whatever was going on ends, a barrier that is held is released."""
     return _interrupt(replace(lane, emergency=True), rules)
 
 
 def _emergency_ended(lane: Lane, rules: LaneRules, _: EmergencyEnded) -> Step:
+    """The lane goes back to its mode."""
     return _rest(replace(lane, emergency=False), rules)
 
 
@@ -720,6 +751,7 @@ def _mode_in_emergency(lane: Lane, rules: LaneRules, event: ModeCommanded) -> St
 
 
 def _same(lane: Lane, _: LaneRules, __: Event) -> Step:
+    """Nothing changes."""
     return lane, ()
 
 

@@ -69,6 +69,30 @@ TICK = _pattern(30, 100, times=1)
 TWO_TICKS = _pattern(30, 150, times=2)
 SIREN = _pattern(500, 500)
 
+PATTERNS: Mapping[str, Pattern] = {
+    "off": OFF,
+    "steady": STEADY,
+    "fast": FAST,
+    "blink": BLINK,
+    "slow": SLOW,
+    "very_slow": VERY_SLOW,
+    "long": LONG,
+    "dip": DIP,
+    "nudge": NUDGE,
+    "flicker": FLICKER,
+    "heartbeat": HEARTBEAT,
+    "wink": WINK,
+    "beep": BEEP,
+    "two_beeps": TWO_BEEPS,
+    "three_beeps": THREE_BEEPS,
+    "two_tones": TWO_TONES,
+    "long_tone": LONG_TONE,
+    "tick": TICK,
+    "two_ticks": TWO_TICKS,
+    "siren": SIREN,
+}
+"""By the names that people write."""
+
 
 def level(pattern: Pattern, elapsed: timedelta) -> tuple[bool, timedelta | None]:
     """Whether a pattern is on when it has played for ``elapsed`` (not negative), and when that next changes.
@@ -138,9 +162,9 @@ def _signal(text: str, buzzer: Pattern | None = None, **lamps: Pattern) -> Signa
 SIGNALS: Mapping[Outcome, Signal] = {
     Outcome.READY: _signal("Scan your ticket", white=WINK),
     Outcome.OFFLINE: _signal("Scan your ticket", white=WINK, amber=WINK),
-    Outcome.DISK_FAILING: _signal("Scan your ticket", white=WINK, amber=SLOW),
+    Outcome.DISK_FAILING: _signal("Scan your ticket", white=WINK, amber=VERY_SLOW),
     Outcome.NOT_READY: _signal("Not ready yet", TICK, amber=HEARTBEAT),
-    Outcome.SCANNER_LOST: _signal("Scanner lost", white=SLOW, amber=SLOW),
+    Outcome.SCANNER_LOST: _signal("Scanner lost", white=VERY_SLOW, amber=SLOW),
     Outcome.FREE: _signal("Please pass", green=SLOW),
     Outcome.LOCKED: _signal("Closed", red=LONG),
     Outcome.OUT_OF_SERVICE: _signal("Out of service", red=VERY_SLOW),
@@ -175,6 +199,31 @@ def for_lamps(signal: Signal, available: Set[Lamp]) -> Signal:
         if lamp not in available and STANDS_IN[lamp] in available:
             shown.setdefault(STANDS_IN[lamp], pattern)
     return Signal(tuple(shown.items()), signal.buzzer, signal.text)
+
+
+# An RGB lamp shows one of a signal's lamps at a time: of two that are lit at once, the first here.
+RGB_RANK = (Lamp.RED, Lamp.AMBER, Lamp.GREEN, Lamp.WHITE)
+RGB = {
+    Lamp.RED: (True, False, False),
+    Lamp.AMBER: (True, True, False),
+    Lamp.GREEN: (False, True, False),
+    Lamp.WHITE: (True, True, True),
+}
+DARK = (False, False, False)
+
+
+def for_rgb(signal: Signal) -> Signal:
+    """The signal as an RGB lamp shows it, without the lamps that never come through."""
+    shown: dict[Lamp, Pattern] = {}
+    for lamp, pattern in sorted(signal.lamps, key=lambda lit: RGB_RANK.index(lit[0])):
+        if STEADY not in shown.values() and pattern not in shown.values():
+            shown[lamp] = pattern
+    return Signal(tuple(shown.items()), signal.buzzer, signal.text)
+
+
+def mixed(lit: Set[Lamp]) -> tuple[bool, bool, bool]:
+    """Red, green and blue of an RGB lamp that is to show these lamps at once: "stop" outranks "go"."""
+    return next((RGB[lamp] for lamp in RGB_RANK if lamp in lit), DARK)
 
 
 # Reasons that are not the ticket's fault are never shown as a plain "no".

@@ -80,6 +80,11 @@ def accepted(plan: Plan) -> Plan:
     return replace(plan, groups=plan._rest, proved=plan.proved or len(plan.next) == 1)
 
 
+def lost(plan: Plan) -> Plan:
+    """What was sent may have arrived: it is no longer this plan's."""
+    return replace(plan, groups=plan._rest)
+
+
 def refused(plan: Plan, status: int) -> tuple[Plan, After]:
     """The server has refused, with that status, what was sent."""
     if status in _THE_SERVICE:

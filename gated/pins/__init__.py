@@ -11,11 +11,13 @@ Three rules hold in this package:
 Pins are named by their BCM numbers, as Raspberry Pi's documentation and gpiozero do.
 """
 
-from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop  # gated.failsafe comes by here, and has no time for asyncio
 
 
 class PinFactory(StrEnum):
@@ -49,6 +51,9 @@ class Output(Protocol):
 
     def write(self, active: bool) -> None:
         """Drive the pin. Raises :class:`~gated.errors.PinError`; then its level is unknown."""
+
+    def confirm(self) -> None:
+        """Read the pin itself. Raises :class:`~gated.errors.PinError` if it is not as it was last written."""
 
 
 class Input(Protocol):
@@ -87,7 +92,7 @@ class Pins(Protocol):
         """Make every output inactive, then let all pins go. Never raises; what fails is logged."""
 
 
-def open_pins(factory: PinFactory, loop: AbstractEventLoop, *, root: Path = Path("/")) -> Pins:
+def open_pins(factory: PinFactory, loop: "AbstractEventLoop", *, root: Path = Path("/")) -> Pins:
     """Open the factory that was named, and no other.
 
     ``root`` is where the machine's ``sys`` is looked for. Raises :class:`~gated.errors.PinError` if lgpio is

@@ -8,6 +8,7 @@ gpiozero's blinking threads are not used, nor is its debouncing, which drops edg
 import contextlib
 import logging
 import os
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from gated.pins import Input, Normally, OnChange, Output
 from gated.pins.chip import find_chip
 
 log = logging.getLogger(__name__)
+
+_SETTLE_S = 0.001  # for a line that a long wire or a filter makes slow; the loop waits only if it reads wrong
 
 
 class _ClaimedOutput(OutputDevice):  # type: ignore[misc] # gpiozero has no types
@@ -51,6 +54,22 @@ class GpioOutput:
         with self._pins.translated(f"writing GPIO{self.pin}"):
             self.device.value = active
         self.active = active
+
+    def confirm(self) -> None:
+        if self._read() is self.active:
+            return
+        time.sleep(_SETTLE_S)
+        if self._read() is not self.active:
+            wanted, found = ("active", "inactive") if self.active else ("inactive", "active")
+            raise PinError(
+                f"GPIO{self.pin} was made {wanted} and reads {found}",
+                hint="Look for a short or a wrong wire at this pin, then for a broken relay board.",
+            )
+
+    def _read(self) -> bool:
+        with self._pins.translated(f"reading GPIO{self.pin}"):
+            active: bool = self.device.is_active
+        return active
 
 
 class GpioInput:
@@ -148,7 +167,7 @@ def open_mock(loop: AbstractEventLoop) -> GpioPins:
 
 def open_lgpio(loop: AbstractEventLoop, root: Path) -> GpioPins:
     """A Raspberry Pi's pins. Raises :class:`~gated.errors.PinError`."""
-    chip = find_chip(root)
+    chip = find_chip(root).number
     try:
         with _place_for_fifo():
             import lgpio

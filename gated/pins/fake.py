@@ -34,6 +34,10 @@ class FakeOutput:
             self.active = active
             self._pins.history.append(Written(self._pins.clock(), self.pin, active))
 
+    def confirm(self) -> None:
+        if self._pins.closed or self._pins.stuck.get(self.pin, self.active) is not self.active:
+            raise PinError(f"GPIO{self.pin} does not read as it was written, or is closed")
+
 
 class FakeInput:
     def __init__(self, pin: int, on_change: OnChange, pins: "FakePins") -> None:
@@ -51,13 +55,15 @@ class FakeInput:
 class FakePins:
     """Pins in memory, on a clock of the test's in monotonic seconds.
 
-    ``history`` lists every change of every output. A pin in ``broken`` can't be claimed or written.
+    ``history`` lists every change of every output. A pin in ``broken`` can't be claimed or written; one in
+    ``stuck`` reads as it says there, whatever is written.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.closed = False
         self.broken: set[int] = set()
+        self.stuck: dict[int, bool] = {}
         self.driven: dict[int, bool] = {}
         self.history: list[Written] = []
         self.outputs: dict[int, FakeOutput] = {}

@@ -11,10 +11,18 @@ from typing import Any, Protocol
 
 from gated.core.signals import OFF, Lamp, Pattern, Signal, for_lamps, level
 from gated.errors import PinError
-from gated.pins import Output
 
 OnFault = Callable[[str, PinError], None]
 """Told which lamp (by its colour) or ``buzzer`` could not be driven, and why."""
+
+
+class Light(Protocol):
+    """What is used of an output."""
+
+    @property
+    def active(self) -> bool: ...
+
+    def write(self, active: bool) -> None: ...
 
 
 class Timer(Protocol):
@@ -33,7 +41,7 @@ class Player:
     """Shows one signal at a time on the lamps and the buzzer that a lane has."""
 
     def __init__(
-        self, lamps: Mapping[Lamp, Output], buzzer: Output | None, timeline: Timeline, on_fault: OnFault
+        self, lamps: Mapping[Lamp, Light], buzzer: Light | None, timeline: Timeline, on_fault: OnFault
     ) -> None:
         self._lamps = {lamp: _Channel(lamp, output, timeline, on_fault) for lamp, output in lamps.items()}
         self._buzzer = None if buzzer is None else _Channel("buzzer", buzzer, timeline, on_fault)
@@ -54,7 +62,7 @@ class Player:
 class _Channel:
     """One output playing one pattern."""
 
-    def __init__(self, name: str, output: Output, timeline: Timeline, on_fault: OnFault) -> None:
+    def __init__(self, name: str, output: Light, timeline: Timeline, on_fault: OnFault) -> None:
         self._name = name
         self._output = output
         self._timeline = timeline

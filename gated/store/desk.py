@@ -10,18 +10,23 @@ recorded itself is admitted in any case: nothing could be lost.
 """
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from gated.core.decide import Now, Rules, decide
-from gated.core.outbox import UPLOAD_ALL, UploadRules, kind_of
-from gated.core.overlay import NOTHING, Movement, Overlay, left, overlay_of, used
+from gated.core.decide import Now, Question, Rules, decide
+from gated.core.outbox import UPLOAD_ALL, UploadRules, Window, kind_of
+from gated.core.overlay import NOTHING, Movement, Overlay, exceeds, left, overlay_of, used
 from gated.core.scan import Direction, Scan, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
 from gated.store.journal import Entry, Journal, Lapsed
 from gated.store.mirror import Ambiguous, Found, Mirror
 from gated.store.running import RunningTime
+
+# A guest whose check-in was lost on the way comes again within this time (running milliseconds).
+_LOST_CALL_MS = 120_000
+_VALID = admit(100, Reason.VALID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Terms:
     ask_known: bool = False
     ask_unknown: bool = False
     rationed: bool = False
+    unasked: bool = False
+    """The server should be asked and can't be, and the local decision may not stand in for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,42 @@ class Ask:
     origin: Origin
     holds: frozenset[bytes]
     """Digests of the barcode_id and of the text that was scanned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a question."""
+
+    verdict: Verdict
+    origin: Origin
+    answered: float | None = None
+    """The monotonic time of the server's answer, if it is the server's: what it admits it has recorded."""
+    call: Window | None = None
+    """When the server may have carried out the call, if its answer was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Double:
+    """A ticket that was checked in more often than it allows, and when this gate admitted it."""
+
+    ticket: Ticket
+    here: tuple[datetime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """What a scan would be answered now, and all that this would rest on.
+
+    ``asks`` says that the server would be asked: ``verdict`` stands if it does not answer. ``digests`` are
+    those under which the journal may have filed the ticket's scans.
+    """
+
+    found: Found | None
+    digests: frozenset[bytes]
+    question: Question
+    left: int
+    verdict: Verdict
+    asks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,41 +155,64 @@ class Desk:
 
     def decide(self, scan: Scan, terms: Terms) -> Decided | Ask:
         """Decides a scan and writes it down, or says that the server has to be asked."""
+        case, answer = self._weigh(scan, terms)
+        if isinstance(answer, Ask):
+            self._held |= answer.holds
+            return answer
+        origin = Origin.REGRANT if _regrants(answer) else Origin.LOCAL
+        return self._conclude(case, Reply(answer, origin))
+
+    def _weigh(self, scan: Scan, terms: Terms) -> tuple[_Case, Ask | Verdict]:
         found = self._mirror.find(scan.barcode)
         if isinstance(found, Ambiguous):
-            digest = self._mirror.digest(scan.barcode)
-            return self._write(_Case(scan, digest), deny(None, Reason.AMBIGUOUS), Origin.LOCAL)
+            return _Case(scan, self._mirror.digest(scan.barcode)), deny(None, Reason.AMBIGUOUS)
         case = self._look_up(scan, found)
         if not self._held.isdisjoint(self._digests(case)):
-            return self._write(case, deny(None, Reason.BUSY), Origin.LOCAL)
-        verdict = self._local(case, terms)
-        question = self._question(case, verdict, terms)
-        if isinstance(question, Ask):
-            self._held |= question.holds
-            return question
-        return self._write(case, question, Origin.REGRANT if _regrants(question) else Origin.LOCAL)
+            return case, deny(None, Reason.BUSY)
+        return case, self._question(case, self._local(case, terms), terms)
 
-    def settle(self, ask: Ask, verdict: Verdict, origin: Origin, *, recorded: float | None = None) -> Decided:
-        """Writes down what came of a question, and lets the ticket go.
-
-        ``recorded`` is the monotonic time at which the server said that it has recorded it.
-        """
+    def settle(self, ask: Ask, reply: Reply) -> Decided:
+        """Writes down what came of a question, and lets the ticket go."""
         self._held -= ask.holds
-        case = self._look_up(ask.scan, self._found(ask.scan.barcode))
-        acknowledged_ms = None if recorded is None else self._running.at(recorded)
-        return self._write(case, verdict, origin, acknowledged_ms)
+        return self._conclude(self._look_up(ask.scan, self._found(ask.scan.barcode)), reply)
+
+    def _conclude(self, case: _Case, reply: Reply) -> Decided:
+        """Writes down a verdict; one that a lost call of ours explains becomes an ADMIT."""
+        lost = self._lost_call(case, reply.verdict)
+        if lost is not None:
+            answered = case.scan.at.monotonic if reply.answered is None else reply.answered
+            reply = Reply(_VALID, reply.origin, answered)
+        return self._write(case, reply, redeems=lost)
+
+    def _lost_call(self, case: _Case, verdict: Verdict) -> int | None:
+        """The lost call that made this ticket "already scanned": its guest did not get in, and does now.
+
+        The server, or its row in the mirror, says 50 with a time at which it may have carried out our own
+        call about this ticket, of the last two minutes, and nobody was admitted with the ticket here since.
+        Somebody else's copy, scanned elsewhere in those very seconds, is what this can't tell apart.
+        """
+        if verdict.code != 50 or verdict.time is None:
+            return None
+        digests = self._digests(case)
+        if any(_admits(entry) and entry.ticket in digests for entry in self._unwritten):
+            return None
+        since_ms = self._running.at(case.scan.at.monotonic) - _LOST_CALL_MS
+        found = self._journal.lost_call(tuple(digests), since_ms)
+        if found is None or not found[1].has(int(verdict.time.timestamp())):
+            return None
+        return found[0]
 
     def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         """Writes down a scan that was not decided on: the lane took no tickets, or the text was malformed."""
         digest = self._mirror.digest(scan.barcode) if scan.barcode else None
-        return self._write(_Case(scan, digest), verdict, Origin.LOCAL)
+        return self._write(_Case(scan, digest), Reply(verdict, Origin.LOCAL))
 
     def override(self, scan: Scan) -> Decided:
         """Writes down that an operator admitted a ticket, whatever the rules say."""
         verdict = (
             admit(100, Reason.VALID) if scan.direction is Direction.ENTRY else admit(200, Reason.CHECKED_OUT)
         )
-        return self._write(self._look_up(scan, self._found(scan.barcode)), verdict, Origin.OVERRIDE)
+        return self._write(self._look_up(scan, self._found(scan.barcode)), Reply(verdict, Origin.OVERRIDE))
 
     def write_waiting(self) -> int:
         """Writes what waits in memory since the disk failed; returns how much still waits."""
@@ -157,6 +223,41 @@ class Desk:
                 return len(self._unwritten)
             self._unwritten.clear()
         return 0
+
+    def doubles(self, tickets: Iterable[Ticket]) -> tuple[Double, ...]:
+        """Which of these downloaded tickets were checked in too often, once here.
+
+        Each count is told once, and once more when the organiser has reset the ticket in between.
+        """
+        found = []
+        told = self._journal.doubles_told()
+        for ticket in tickets:
+            if ticket.checked_in > 1 and exceeds(ticket):
+                digest = self._mirror.digest(ticket.barcode_id)
+                external = self._mirror.digest(ticket.external_barcode_id or ticket.barcode_id)
+                here = self._journal.report_double(digest, external, ticket.checked_in)
+                if here:
+                    found.append(Double(ticket, here))
+            elif told and not ticket.checked_in:
+                self._journal.forget_double(self._mirror.digest(ticket.barcode_id))
+        return tuple(found)
+
+    def consider(self, scan: Scan, terms: Terms) -> Considered:
+        """What :meth:`decide` would answer now, and why. Nothing is held or written."""
+        case, answer = self._weigh(scan, terms)
+        verdict = answer.fallback if isinstance(answer, Ask) else answer
+        return Considered(
+            found=case.found,
+            digests=self._digests(case),
+            question=Question(case.ticket, case.overlay, self._rules_for(case, terms), self._now(scan)),
+            left=self._left(case),
+            verdict=verdict if self._lost_call(case, verdict) is None else _VALID,
+            asks=isinstance(answer, Ask),
+        )
+
+    def unwritten(self) -> tuple[Entry, ...]:
+        """What waits in memory since the disk failed."""
+        return tuple(self._unwritten)
 
     def _found(self, barcode: str) -> Found | None:
         found = self._mirror.find(barcode)
@@ -182,15 +283,18 @@ class Desk:
         return age_ms > self._rules.regrant.total_seconds() * 1000
 
     def _local(self, case: _Case, terms: Terms) -> Verdict:
+        if case.found is None and not self._mirror.note("complete"):
+            return deny(None, Reason.NOT_READY)
+        rules = self._rules_for(case, terms)
+        return decide(case.scan, case.ticket, case.overlay, rules, self._now(case.scan))
+
+    def _rules_for(self, case: _Case, terms: Terms) -> Rules:
         types_count = case.found is not None and self.service_read_ms > case.found.asked_ms
-        rules = Rules(
+        return Rules(
             terms.lane_types,
             self.service_types if types_count else frozenset(),
             self._rules.reentry_after_checkout,
         )
-        if case.found is None and not self._mirror.note("complete"):
-            return deny(None, Reason.NOT_READY)
-        return decide(case.scan, case.ticket, case.overlay, rules, self._now(case.scan))
 
     def _now(self, scan: Scan) -> Now:
         if scan.at.trust is not TimeTrust.UNKNOWN:
@@ -199,62 +303,66 @@ class Desk:
         return Now(self._latest, TimeTrust.UNKNOWN)
 
     def _question(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
-        """The question for the server, or the verdict that needs none.
+        """The question for the server, or the verdict that needs none."""
+        if case.ticket is None:
+            return self._question_unknown(case, verdict, terms)
+        wrong_type = verdict.reason is Reason.NOT_ALLOWED and case.ticket.checkin_allowed
+        # A ticket that moved here without the server's knowledge is decided here: the server would admit it
+        # once more, or find that a guest who wants to leave was never in.
+        if wrong_type or _regrants(verdict) or case.overlay.unsent:
+            return verdict
+        if terms.ask_known:
+            return self._ask(case, verdict, Origin.DIRECT)
+        return deny(None, Reason.NO_ANSWER) if terms.unasked and verdict.admitted else verdict
 
-        A ticket that moved here without the server's knowledge is decided here: the server would admit it
-        once more, or find that a guest who wants to leave was never in.
-        """
-        scan, ticket = case.scan, case.ticket
-        if ticket is not None:
-            wrong_type = verdict.reason is Reason.NOT_ALLOWED and ticket.checkin_allowed
-            if not terms.ask_known or wrong_type or _regrants(verdict) or case.overlay.unsent:
-                return verdict
-            return self._ask(case, verdict, Origin.DIRECT)
-        if terms.ask_known and not terms.lane_types:
-            return self._ask(case, verdict, Origin.DIRECT)
-        if scan.direction is Direction.EXIT or terms.lane_types or not terms.ask_unknown:
+    def _question_unknown(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
+        """About a ticket that nobody here knows. An exit asks in the direct strategy alone."""
+        exit_knows = case.scan.direction is Direction.EXIT and not terms.ask_known
+        if terms.lane_types or not terms.ask_unknown or exit_knows:
             return verdict
         if terms.rationed and verdict.reason is not Reason.NOT_READY:
             return deny(None, Reason.BUSY)
-        return self._ask(case, verdict, Origin.ASK)
+        return self._ask(case, verdict, Origin.DIRECT if terms.ask_known else Origin.ASK)
 
     def _ask(self, case: _Case, fallback: Verdict, origin: Origin) -> Ask:
         return Ask(case.scan, case.barcode_id, case.ticket, fallback, origin, self._digests(case))
 
-    def _write(
-        self, case: _Case, verdict: Verdict, origin: Origin, acknowledged_ms: int | None = None
-    ) -> Decided:
-        entry = self._entry(case, verdict, origin, acknowledged_ms)
+    def _write(self, case: _Case, reply: Reply, *, redeems: int | None = None) -> Decided:
+        entry = self._entry(case, reply, redeems)
         try:
             seq = self._journal.write((*self._unwritten, entry))
         except sqlite3.Error:
-            return self._write_later(case, entry)
+            return self._write_later(case, entry, reply)
         self._unwritten.clear()
-        return Decided(case.scan, verdict, origin, case.ticket, seq)
+        return Decided(case.scan, entry.verdict, entry.origin, case.ticket, seq)
 
-    def _write_later(self, case: _Case, entry: Entry) -> Decided:
+    def _write_later(self, case: _Case, entry: Entry, reply: Reply) -> Decided:
         """Keeps in memory what can't be written now."""
         if entry.verdict.admitted and entry.acknowledged_ms is None and not self._rules.admit_undurable:
-            entry = self._entry(case, deny(None, Reason.FAULT), entry.origin, None)
+            entry = self._entry(case, replace(reply, verdict=deny(None, Reason.FAULT)), None)
         self._unwritten.append(replace(entry, undurable=True))
         return Decided(case.scan, entry.verdict, entry.origin, case.ticket, None)
 
-    def _entry(self, case: _Case, verdict: Verdict, origin: Origin, acknowledged_ms: int | None) -> Entry:
-        regrants = case.lapsed if _regrants(verdict) else None
+    def _entry(self, case: _Case, reply: Reply, redeems: int | None) -> Entry:
+        verdict, regrants = reply.verdict, _regrants(reply.verdict)
+        recorded = reply.answered if verdict.admitted else None
+        if regrants and case.lapsed is not None:
+            redeems = case.lapsed.seq
         return Entry(
             scan=self._bounded(case.scan),
             service=self.service,
             ticket=case.digest,
             verdict=verdict,
-            origin=origin,
-            moves=verdict.admitted and regrants is None,
+            origin=reply.origin,
+            moves=verdict.admitted and not regrants,
             count_before=used(case.ticket, case.overlay),
             left_before=self._left(case),
             running_ms=self._running.at(case.scan.at.monotonic),
-            acknowledged_ms=acknowledged_ms,
-            kind=kind_of(verdict, origin, self._rules.upload),
+            acknowledged_ms=None if recorded is None else self._running.at(recorded),
+            kind=kind_of(verdict, reply.origin, self._rules.upload) if recorded is None else None,
             barcode_id=case.barcode_id,
-            regrants=regrants.seq if regrants else None,
+            redeems=redeems,
+            call=reply.call,
         )
 
     def _left(self, case: _Case) -> int:

@@ -1,7 +1,7 @@
-"""The journal: scans, what came of them, commands and alarms; and the outbox of what the server has not got.
+"""The journal: scans, what came of them, commands and alarms.
 
-Rows are added and completed, never removed; only outbox rows go, wiped, when the server has acknowledged
-them. All methods run on the database thread, each write in one transaction.
+Rows are added and completed, and removed by a purge alone. A scan's outbox row is written with it
+(gated/store/outbox.py). All methods run on the database thread, each write in one transaction.
 """
 
 import os
@@ -11,14 +11,25 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from gated.core.outbox import Kind, Row, stamped
+from gated.core.outbox import Kind, Window
 from gated.core.overlay import SETTLING, Movement
 from gated.core.scan import Direction, Moment, Scan, TimeTrust
-from gated.core.verdict import Origin, Verdict
+from gated.core.verdict import Origin, Reason, Verdict
 from gated.store.database import Connection, transaction
 from gated.store.privacy import SECRET_BYTES
 
 _SETTLING_MS = SETTLING.total_seconds() * 1000
+# Rows that a purge wipes in one piece: a scan waits for no more than that.
+_WIPED = 200
+
+_LOST_CALL = """
+    SELECT c.seq, c.call_from, c.call_to FROM scan c
+    WHERE c.ticket IN (?, ?) AND c.call_from IS NOT NULL AND c.direction = 'entry' AND c.admitted = 0
+      AND NOT EXISTS (SELECT 1 FROM scan own WHERE own.ticket IN (?, ?)
+        AND own.moves = 1 AND own.direction = 'entry'
+        AND own.running_ms >= c.running_ms - 1000 * (c.call_to - c.call_from))
+      AND c.running_ms >= ? ORDER BY c.seq DESC LIMIT 1
+"""
 
 
 class Passage(StrEnum):
@@ -45,10 +56,12 @@ class Entry:
     acknowledged_ms: int | None = None
     kind: Kind | None = None
     barcode_id: str = ""
-    regrants: int | None = None
-    """The scan whose lapsed grant this one grants again."""
+    redeems: int | None = None
+    """The scan whose guest did not get in, and gets in with this one: a lapsed grant, a lost call."""
     undurable: bool = False
     """Acted on before it was on disk."""
+    call: Window | None = None
+    """When the server may have carried out a call about this scan whose answer was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +81,6 @@ class History:
 
 
 NO_HISTORY = History((), None)
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxSize:
-    """How many scans wait for the server, and since when the oldest does (Unix ms)."""
-
-    check_ins: int
-    others: int
-    oldest_ms: int | None
 
 
 class Journal:
@@ -139,6 +143,43 @@ class Journal:
             movements.append(Movement(direction, acknowledged is not None, count, left, _time(wall), lane))
         return History(tuple(movements), lapsed)
 
+    def lost_call(self, tickets: Sequence[bytes], since_ms: int) -> tuple[int, Window] | None:
+        """The last check-in whose answer was lost and whose guest did not get in, and its window.
+
+        ``tickets`` are the digests of its barcode_id and of the text that was scanned. One that was admitted
+        here since, or so shortly before that the server's time may be of that, has no such guest.
+        """
+        row = self._db.execute(_LOST_CALL, (*(tickets[0], tickets[-1]) * 2, since_ms)).fetchone()
+        return row and (row[0], Window(row[1], row[2]))
+
+    def report_double(self, ticket: bytes, external: bytes, count: int) -> tuple[datetime, ...]:
+        """When this gate admitted a ticket that was checked in too often.
+
+        ``external`` is the digest of its external id: a scan from before the ticket was mirrored is filed
+        under it. Empty if it did not, or if that count was reported before; it counts as reported then.
+        """
+        entries = self._db.execute(
+            "SELECT wall_ms FROM scan WHERE ticket IN (?, ?) AND moves = 1 AND direction = 'entry'"
+            " ORDER BY seq",
+            (ticket, external),
+        ).fetchall()
+        if not entries:
+            return ()
+        new = self._db.execute(
+            "INSERT INTO double_entry VALUES (?, ?) ON CONFLICT (ticket) DO UPDATE SET count = excluded.count"
+            " WHERE excluded.count > count",
+            (ticket, count),
+        ).rowcount
+        return tuple(_time(wall) for (wall,) in entries) if new else ()
+
+    def doubles_told(self) -> bool:
+        """Whether any ticket was reported as checked in too often."""
+        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM double_entry)").fetchone()[0])
+
+    def forget_double(self, ticket: bytes) -> None:
+        """The organiser has reset this ticket: checked in too often again, it is reported again."""
+        self._db.execute("DELETE FROM double_entry WHERE ticket = ?", (ticket,))
+
     def write(self, entries: Sequence[Entry]) -> int:
         """Makes scans durable, with their outbox rows, all or none; returns the last one's number."""
         with transaction(self._db):
@@ -151,7 +192,8 @@ class Journal:
         seq = self._db.execute(
             "INSERT INTO scan (id, service, lane, direction, ticket, admitted, code, reason, origin, moves,"
             " count_before, left_before, boot, monotonic_ms, wall_ms, trust, running_ms, acknowledged_ms,"
-            " undurable) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " undurable, call_from, call_to)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 scan.id.bytes,
                 entry.service,
@@ -169,16 +211,24 @@ class Journal:
                 entry.running_ms,
                 entry.acknowledged_ms,
                 entry.undurable,
+                entry.call and entry.call.start,
+                entry.call and entry.call.end,
             ),
         ).lastrowid
         assert seq is not None
         if entry.kind is not None:
             self._db.execute(
-                "INSERT INTO outbox (kind, seq, barcode_id, status_message) VALUES (?, ?, ?, ?)",
-                (entry.kind, seq, entry.barcode_id, verdict.message),
+                "INSERT INTO outbox (kind, seq, barcode_id, status_message, lost_ms) VALUES (?, ?, ?, ?, ?)",
+                (
+                    entry.kind,
+                    seq,
+                    entry.barcode_id,
+                    verdict.message,
+                    _lost_ms(entry),
+                ),
             )
-        if entry.regrants is not None:
-            self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.regrants,))
+        if entry.redeems is not None:
+            self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.redeems,))
         return seq
 
     def set_passage(self, seq: int, passage: Passage) -> None:
@@ -192,68 +242,6 @@ class Journal:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (kind, lane, what, why, *_columns(at)),
         )
-
-    def freeze(self, service: str, limit: int, at: Moment) -> tuple[Row, ...]:
-        """The next rows to send, check-ins alone first, each frozen with the time it will always have.
-
-        While the time is unknown, scans that were stamped in the unknown wait.
-        """
-        chosen = self._db.execute(
-            "SELECT o.kind, o.seq, o.barcode_id, s.code, o.status_message, o.checked_in_time,"
-            "       s.boot, s.monotonic_ms, s.wall_ms, s.trust"
-            " FROM outbox o JOIN scan s USING (seq)"
-            " WHERE s.service = ? AND (o.checked_in_time IS NOT NULL OR s.trust <> 'unknown' OR ?)"
-            " ORDER BY o.kind, o.seq LIMIT ?",
-            (service, at.trust is not TimeTrust.UNKNOWN, limit),
-        ).fetchall()
-        rows = tuple(
-            Row(
-                seq,
-                Kind(kind),
-                barcode_id,
-                _unix(stamped(_moment(*stamp), at)) if time is None else time,
-                code,
-                message,
-            )
-            for kind, seq, barcode_id, code, message, time, *stamp in chosen
-            if kind == chosen[0][0]
-        )
-        with transaction(self._db):
-            self._db.executemany(
-                "UPDATE outbox SET checked_in_time = ?, sent = sent + 1 WHERE kind = ? AND seq = ?",
-                [(row.checked_in_time, row.kind, row.seq) for row in rows],
-            )
-        return rows
-
-    def acknowledge(self, rows: Sequence[Row], running_ms: int) -> None:
-        """Notes that the server has these rows, and wipes their barcodes."""
-        with transaction(self._db):
-            self._db.executemany(
-                "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(row.kind, row.seq) for row in rows]
-            )
-            self._db.executemany(
-                "UPDATE scan SET acknowledged_ms = ? WHERE seq = ?", [(running_ms, row.seq) for row in rows]
-            )
-            self.set_note("running_ms", running_ms)
-
-    def acknowledge_one(self, seq: int, running_ms: int) -> None:
-        """Notes that the server has one scan, whichever way it got there."""
-        with transaction(self._db):
-            self._db.executemany(
-                "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind]
-            )
-            self._db.execute("UPDATE scan SET acknowledged_ms = ? WHERE seq = ?", (running_ms, seq))
-            self.set_note("running_ms", running_ms)
-
-    def outbox_size(self) -> OutboxSize:
-        """How much waits for the server."""
-        check_ins, others, oldest = self._db.execute(
-            "SELECT coalesce(sum(kind = 0), 0), coalesce(sum(kind <> 0), 0), min(seq) FROM outbox"
-        ).fetchone()
-        if oldest is None:
-            return OutboxSize(0, 0, None)
-        since = self._db.execute("SELECT wall_ms FROM scan WHERE seq = ?", (oldest,)).fetchone()
-        return OutboxSize(check_ins, others, since and since[0])
 
     def checkpoint(self, running_ms: int) -> None:
         """Moves what the WAL holds into the file, wipes it there, and notes the running time.
@@ -270,17 +258,75 @@ class Journal:
         """Closes the file."""
         self._db.close()
 
+    # Purge: forget, then wipe piece by piece, then compact
+
+    def forget(self, running_ms: int, why: str, at: Moment) -> bytes:
+        """Takes a fresh secret, returns it, and leaves all that is written for :meth:`wipe_piece`.
+
+        One blank scan stays: numbering, running time and the lower bound of the time go on from it.
+        """
+        wall_ms = self.latest_wall_ms()
+        if at.trust is not TimeTrust.UNKNOWN:
+            wall_ms = max(wall_ms, int(at.wall.timestamp() * 1000))
+        secret = os.urandom(SECRET_BYTES)
+        with transaction(self._db):
+            stays = self._db.execute(
+                "INSERT INTO scan (id, service, lane, direction, admitted, reason, origin, moves,"
+                " count_before, left_before, boot, monotonic_ms, wall_ms, trust, running_ms)"
+                " VALUES (x'', '', '', ?, 0, ?, ?, 0, 0, 0, '', 0, ?, ?, ?)",
+                (Direction.ENTRY, Reason.UNDECIDED, Origin.LOCAL, wall_ms, TimeTrust.ESTIMATED, running_ms),
+            ).lastrowid
+            self.occurred("command", None, "purge", why, at)
+            happened = self._db.execute("SELECT max(seq) FROM occurrence").fetchone()[0]
+            self._db.execute("DELETE FROM double_entry")
+            self.set_note("secret", secret)
+            self.set_note("purge_scans", stays or 0)
+            self.set_note("purge_occurrences", happened)
+        return secret
+
+    def wipe_piece(self) -> bool:
+        """Wipes some of what was forgotten; False once there is none."""
+        scans, occurrences = self.note("purge_scans") or 0, self.note("purge_occurrences") or 0
+        rows = self._db.execute(
+            "SELECT seq FROM scan WHERE seq < ? ORDER BY seq LIMIT ?", (scans, _WIPED)
+        ).fetchall()
+        with transaction(self._db):
+            self._db.executemany(
+                "DELETE FROM outbox WHERE kind = ? AND seq = ?",
+                [(kind, seq) for kind in Kind for (seq,) in rows],
+            )
+            self._db.executemany("DELETE FROM scan WHERE seq = ?", rows)
+            happened = self._db.execute(
+                "DELETE FROM occurrence WHERE seq IN (SELECT seq FROM occurrence WHERE seq < ? LIMIT ?)",
+                (occurrences, _WIPED),
+            ).rowcount
+            if rows or happened:
+                return True
+            self._db.execute("DELETE FROM meta WHERE key IN ('purge_scans', 'purge_occurrences')")
+        return False
+
+    def compact(self) -> None:
+        """Gives back the room of wiped rows, in the file and in its WAL."""
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def finish_purge(self) -> None:
+        """At a start: wipes what a purge that was cut short has left."""
+        if self.note("purge_scans") is not None:
+            while self.wipe_piece():
+                pass
+            self.compact()
+
+
+def _lost_ms(entry: Entry) -> int | None:
+    """From when on a download tells whether the server has recorded an admission that its call was about."""
+    if entry.call is None or not entry.verdict.admitted:
+        return None
+    return entry.running_ms + 1000 * (entry.call.end - entry.call.start)
+
 
 def _columns(at: Moment) -> tuple[str, int, int, str]:
     return at.boot, int(at.monotonic * 1000), int(at.wall.timestamp() * 1000), at.trust
-
-
-def _moment(boot: str, monotonic_ms: int, wall_ms: int, trust: str) -> Moment:
-    return Moment(_time(wall_ms), TimeTrust(trust), monotonic_ms / 1000, boot)
-
-
-def _unix(time: datetime) -> int:
-    return int(time.timestamp())
 
 
 def _time(milliseconds: int) -> datetime:

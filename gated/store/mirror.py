@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from gated.core.outbox import Shown
 from gated.core.ticket import Ticket
 from gated.store.database import Connection, transaction
 from gated.store.privacy import Secrets
 
+# Rows that a purge wipes in one piece: a scan waits for no more than that.
+_WIPED = 200
 Span = tuple[bytes, bytes]
 # All digests (16 bytes), as 256 spans.
 SPANS: tuple[Span, ...] = tuple((bytes([first]), bytes([first]) + b"\xff" * 16) for first in range(256))
@@ -30,7 +33,7 @@ _UPSERT = f"""
         ({_COLUMNS}, asked_ms, run, absent) =
         ({", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))}, excluded.asked_ms,
          max(excluded.run, run), 0)
-"""  # noqa: S608 - built of our own column names
+"""
 # A row that can't be read leaves an older readable one as it was, and proves that the ticket is still there.
 _SEEN = "UPDATE ticket SET run = max(?, run), absent = 0 WHERE digest = ? AND unreadable = ''"
 
@@ -42,6 +45,17 @@ class Found:
     ticket: Ticket
     digest: bytes
     asked_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A row for people: its ticket without the barcode_id, and the digest of its external id."""
+
+    ticket: Ticket
+    digest: bytes
+    external: bytes | None
+    asked_ms: int
+    absent: bool
 
 
 class Ambiguous:
@@ -67,7 +81,7 @@ class Mirror:
         """Forgets all tickets and all notes."""
         with transaction(self._db):
             for table in ("ticket", "external", "meta"):
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 - names of ours
+                self._db.execute(f"DELETE FROM {table}")
             self.set_note("secrets", self._secrets.fingerprint)
 
     def note(self, key: str) -> Any:
@@ -107,6 +121,15 @@ class Mirror:
             found = other
         return found
 
+    def shown(self, ticket: bytes) -> Shown | None:
+        """What the mirror shows of a ticket's check-ins, by its digest; None where it has no such ticket."""
+        row = self._db.execute(
+            "SELECT last_in, last_out, max_checkins, coalesce(remaining, 0) + checked_in FROM ticket"
+            " WHERE digest = ? AND absent = 0",
+            (ticket,),
+        ).fetchone()
+        return row and Shown(row[0], row[1], max(row[2] or 0, row[3]))
+
     def digest(self, barcode_id: str) -> bytes:
         """The key under which a barcode_id is known, here and in the journal."""
         return self._secrets.digest(barcode_id)
@@ -117,6 +140,11 @@ class Mirror:
             for ticket in tickets:
                 self._put(ticket, asked_ms, run)
             self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
+
+    def seen(self, run: int, span: Span) -> int:
+        """How many tickets of a span the full download ``run`` has seen."""
+        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND run = ?"
+        return int(self._db.execute(query, (*span, run)).fetchone()[0])
 
     def unseen(self, run: int, span: Span) -> int:
         """How many present tickets of a span the full download ``run`` has not seen."""
@@ -141,9 +169,49 @@ class Mirror:
         """Closes the file."""
         self._db.close()
 
+    # For people
+
+    def look(self, digest: bytes) -> Looked | None:
+        """A row by its ticket's digest, which does not tell the barcode_id; also one that is absent."""
+        row = self._db.execute(
+            f"SELECT {_COLUMNS}, asked_ms, absent FROM ticket WHERE digest = ?",
+            (digest,),
+        ).fetchone()
+        return row and Looked(_ticket("", row), digest, row[0], row[-2], bool(row[-1]))
+
+    def known_as(self, digest: bytes) -> tuple[bytes, ...]:
+        """Digests of the tickets that ever had the external id of this digest."""
+        found = self._db.execute("SELECT ticket FROM external WHERE digest = ?", (digest,))
+        return tuple(ticket for (ticket,) in found)
+
+    # Purge: forget, then wipe piece by piece, then compact
+
+    def forget(self) -> None:
+        """Forgets all notes: what rows there are count no more, and a restart empties this mirror."""
+        self._db.execute("DELETE FROM meta")
+
+    def renew(self, secrets: Secrets) -> None:
+        """From now on goes by another secret: no row is found any more."""
+        self._secrets = secrets
+
+    def wipe_piece(self) -> bool:
+        """Wipes some rows; False once there are none."""
+        return any(
+            self._db.execute(
+                f"DELETE FROM {table} WHERE digest IN (SELECT digest FROM {table} LIMIT ?)",
+                (_WIPED,),
+            ).rowcount
+            for table in ("ticket", "external")
+        )
+
+    def compact(self) -> None:
+        """Gives back the room of wiped rows, in the file and in its WAL."""
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _read(self, barcode_id: str, digest: bytes) -> Found | None:
         row = self._db.execute(
-            f"SELECT {_COLUMNS}, asked_ms FROM ticket WHERE digest = ? AND absent = 0",  # noqa: S608
+            f"SELECT {_COLUMNS}, asked_ms FROM ticket WHERE digest = ? AND absent = 0",
             (digest,),
         ).fetchone()
         return row and Found(_ticket(barcode_id, row), digest, row[-1])

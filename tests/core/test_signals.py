@@ -19,7 +19,9 @@ from gated.core.signals import (
     Pattern,
     Signal,
     for_lamps,
+    for_rgb,
     level,
+    mixed,
     outcome_of,
 )
 from gated.core.verdict import Reason, admit, deny
@@ -97,6 +99,28 @@ def test_a_lamp_in_use_is_not_taken_over_by_a_missing_one() -> None:
 def test_a_lamp_the_signal_does_not_name_is_off() -> None:
     assert SIGNALS[Outcome.ADMIT].lamp(Lamp.RED) == OFF
     assert SIGNALS[Outcome.ADMIT].lamp(Lamp.GREEN) == STEADY
+
+
+def test_every_outcome_differs_on_an_rgb_lamp_alone() -> None:
+    for one, other in combinations(Outcome, 2):
+        assert lit(for_rgb(SIGNALS[one])) != lit(for_rgb(SIGNALS[other])), (one, other)
+
+
+def test_an_rgb_lamp_shows_stop_before_go() -> None:
+    assert lit(for_rgb(SIGNALS[Outcome.BUSY])) == {(Lamp.AMBER, signals.FLICKER)}
+    assert lit(for_rgb(Signal(((Lamp.GREEN, FAST), (Lamp.RED, STEADY)), None, "both"))) == {
+        (Lamp.RED, STEADY)
+    }
+
+
+def test_all_colours_are_mixed_of_three() -> None:
+    assert len({mixed({lamp}) for lamp in Lamp} | {mixed(set())}) == 5
+    assert mixed(set(Lamp)) == mixed({Lamp.RED})
+
+
+def test_patterns_have_names_of_their_own() -> None:
+    named = {pattern for name in dir(signals) if isinstance(pattern := getattr(signals, name), Pattern)}
+    assert set(signals.PATTERNS.values()) == named
 
 
 DENIED_AS = {

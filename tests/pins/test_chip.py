@@ -1,9 +1,11 @@
+"""Machines made of files: their chips, and their kernels' settings."""
+
 from pathlib import Path
 
 import pytest
 
 from gated.errors import PinError
-from gated.pins.chip import find_chip
+from gated.pins.chip import LetGo, find_chip, when_let_go
 
 RP1 = b"raspberrypi,rp1-gpio\0"
 PI_4 = b"brcm,bcm2711-gpio\0brcm,bcm2835-gpio\0"
@@ -39,7 +41,7 @@ def machine(root: Path, chips: dict[int, bytes]) -> Path:
     ],
 )
 def test_the_header_is_found_on_every_machine(tmp_path: Path, chips: dict[int, bytes], found: int) -> None:
-    assert find_chip(machine(tmp_path, chips)) == found
+    assert find_chip(machine(tmp_path, chips)).number == found
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,30 @@ def test_a_machine_without_a_header_is_an_error_that_lists_its_chips(
 ) -> None:
     with pytest.raises(PinError, match=told):
         find_chip(machine(tmp_path, chips))
+
+
+def parameter(root: Path, driver: str, value: str) -> None:
+    file = root / "sys/module" / driver / "parameters/persist_gpio_outputs"
+    file.parent.mkdir(parents=True)
+    file.write_text(value)
+
+
+@pytest.mark.parametrize(
+    ("chip", "values", "found"),
+    [
+        pytest.param(PI_4, {"bcm2835": "N\n"}, LetGo.INPUT, id="Pi 4, strict"),
+        pytest.param(PI_3, {"bcm2835": "Y\n"}, LetGo.STAYS, id="Pi 3, as delivered"),
+        pytest.param(RP1, {"bcm2835": "Y\n", "rp1": "N\n"}, LetGo.INPUT, id="Pi 5, strict"),
+        pytest.param(RP1, {"bcm2835": "N\n", "rp1": "Y\n"}, LetGo.STAYS, id="Pi 5, the wrong driver strict"),
+        pytest.param(PI_4, {}, LetGo.UNKNOWN, id="a kernel without the parameter"),
+        pytest.param(PI_4, {"bcm2835": "maybe\n"}, LetGo.UNKNOWN, id="a kernel that says something else"),
+        pytest.param(UNDESCRIBED, {"bcm2835": "N\n"}, LetGo.UNKNOWN, id="simulated pins"),
+    ],
+)
+def test_the_driver_of_the_headers_chip_says_what_becomes_of_an_output(
+    tmp_path: Path, chip: bytes, values: dict[str, str], found: LetGo
+) -> None:
+    root = machine(tmp_path, {0: chip})
+    for driver, value in values.items():
+        parameter(root, f"pinctrl_{driver}", value)
+    assert when_let_go(find_chip(root), root) is found

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gated.errors import PinError
 from gated.pins import Normally, PinFactory, open_pins
 
 RELEASE, CONTACT = 17, 24
@@ -34,6 +35,35 @@ async def test_closing_leaves_the_safe_level(pins: Any, active_high: bool, safe:
     pin = pins.factory.pin(RELEASE)
     pins.close()
     assert pin.state is safe
+
+
+@pytest.mark.parametrize("active_high", [True, False])
+async def test_a_line_that_reads_as_it_was_written_is_confirmed(pins: Any, active_high: bool) -> None:
+    output = pins.output(RELEASE, active_high=active_high)
+    output.confirm()
+    output.write(True)
+    output.confirm()
+    output.write(False)
+    output.confirm()
+
+
+@pytest.mark.parametrize("active_high", [True, False])
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (True, "GPIO17 was made active and reads inactive"),
+        (False, "GPIO17 was made inactive and reads active"),
+    ],
+)
+async def test_a_line_that_reads_otherwise_is_a_fault(
+    pins: Any, active_high: bool, written: bool, told: str
+) -> None:
+    output = pins.output(RELEASE, active_high=active_high)
+    output.write(written)
+    pins.factory.pin(RELEASE)._change_state(written is not active_high)
+    with pytest.raises(PinError, match=told) as caught:
+        output.confirm()
+    assert "short" in caught.value.hint
 
 
 async def test_an_input_driven_from_another_thread_is_told_on_the_loop(pins: Any) -> None:

@@ -50,6 +50,8 @@ class Lgpio(ModuleType):
         self.levels: dict[int, int] = {}
         self.modes: dict[int, int] = {}
         self.busy: set[int] = set()
+        self.stuck: dict[int, int] = {}
+        self.slow: set[int] = set()
         self.callbacks: list[Callback] = []
         self.open: bool | None = None
 
@@ -93,7 +95,10 @@ class Lgpio(ModuleType):
         return self.modes[gpio]
 
     def gpio_read(self, _handle: int, gpio: int) -> int:
-        return self.levels[gpio]
+        if gpio in self.slow:
+            self.slow.remove(gpio)
+            return 1 - self.levels[gpio]
+        return self.stuck.get(gpio, self.levels[gpio])
 
     def gpio_write(self, _handle: int, gpio: int, level: int) -> int:
         if gpio in self.busy:
@@ -221,6 +226,35 @@ async def test_an_output_that_can_not_be_written_is_an_error_and_stays_as_it_was
     with pytest.raises(PinError, match="writing GPIO17"):
         output.write(True)
     assert not output.active
+
+
+async def test_an_output_is_confirmed_by_the_level_of_its_line(pins: Pins, lgpio: Lgpio) -> None:
+    output = pins.output(RELEASE, active_high=False)
+    output.confirm()
+    lgpio.stuck[RELEASE] = 0
+    with pytest.raises(PinError, match="GPIO17 was made inactive and reads active"):
+        output.confirm()
+    output.write(True)
+    output.confirm()
+
+
+async def test_a_line_that_follows_slowly_is_no_fault(pins: Pins, lgpio: Lgpio) -> None:
+    output = pins.output(RELEASE, active_high=True)
+    output.write(True)
+    lgpio.slow.add(RELEASE)
+    output.confirm()
+
+
+async def test_a_line_that_can_not_be_read_is_an_error(
+    pins: Pins, lgpio: Lgpio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_handle: int, _gpio: int) -> int:
+        raise Refused("no chip")
+
+    output = pins.output(RELEASE, active_high=True)
+    monkeypatch.setattr(lgpio, "gpio_read", fail)
+    with pytest.raises(PinError, match="reading GPIO17: no chip"):
+        output.confirm()
 
 
 async def test_a_pin_that_the_header_does_not_have_is_an_error(pins: Pins) -> None:

@@ -13,6 +13,7 @@ from gated.store.database import open_database
 from gated.store.desk import Ask, Decided, Desk, DeskRules, Terms
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
+from gated.store.outbox import Outbox
 from gated.store.privacy import Secrets
 from gated.store.running import RunningTime
 
@@ -49,11 +50,13 @@ class Counter:
         self.journal_db = open_database(folder / "journal.db", "journal", synchronous="OFF")
         self.mirror_db = open_database(folder / "mirror.db", "mirror", synchronous="OFF")
         self.journal = Journal(self.journal_db)
+        self.outbox = Outbox(self.journal_db)
         self.mirror = Mirror(self.mirror_db, Secrets(self.journal.secret()))
         so_far = max(self.journal.ran_until_ms(), self.mirror.ran_until_ms())
         self.running = RunningTime(so_far, monotonic)
         self.desk = Desk(self.mirror, self.journal, self.running, rules or DeskRules())
         self.desk.service = "S1"
+        self.outbox.recover(so_far)
         self.mirror.bind("S1")
 
     def load(self, *tickets: Ticket, asked: float = 0.0, run: int = 1) -> None:
@@ -82,8 +85,8 @@ class Counter:
 
     def upload(self, seconds: float) -> None:
         """Everything in the outbox is sent and acknowledged at once."""
-        while rows := self.journal.freeze("S1", 50, moment(seconds)):
-            self.journal.acknowledge(rows, self.running.at(seconds))
+        while rows := self.outbox.freeze("S1", 50, moment(seconds)):
+            self.outbox.acknowledge(rows, self.running.at(seconds))
 
     def close(self) -> None:
         """Closes both files."""

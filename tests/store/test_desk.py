@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from gated.core.outbox import Kind, UploadRules
+from gated.core.outbox import Kind, UploadRules, Window
 from gated.core.scan import Direction, TimeTrust
-from gated.core.verdict import Origin, Reason, admit, deny
-from gated.store.desk import DeskRules, Terms
+from gated.core.verdict import Origin, Reason, Verdict, admit, deny
+from gated.store.desk import Decided, DeskRules, Reply, Terms
 from gated.store.journal import Passage
 from tests.store.desks import ASK_ALL, ASK_UNKNOWN, NOON, Counter, moment, scan, ticket
 
@@ -51,7 +51,7 @@ def test_two_tickets_for_one_text_admit_nobody(counter):
 
 def test_an_unknown_ticket_is_not_ready_until_the_mirror_is_whole(counter):
     assert reason(counter) is Reason.NOT_READY
-    assert counter.journal.outbox_size().others == 0
+    assert counter.outbox.size().others == 0
     counter.load(ticket("T2"))
     assert reason(counter) is Reason.UNKNOWN
 
@@ -116,7 +116,7 @@ def test_a_server_that_lags_with_the_first_of_two_check_ins_admits_no_third(coun
     assert reason(counter) is Reason.VALID
     second = counter.decide(scan())
     assert second.seq is not None
-    counter.journal.acknowledge_one(second.seq, 1000)
+    counter.outbox.acknowledge_one(second.seq, 1000)
     counter.upload(9 * MINUTE)
     counter.load(ticket(remaining=1, checked_in=1), asked=11 * MINUTE)  # shows the second alone
     assert reason(counter, seconds=11 * MINUTE) is Reason.ALREADY_SCANNED
@@ -147,7 +147,7 @@ def test_a_check_out_that_the_server_gives_back_too_lets_one_guest_in(tmp_path):
 def test_an_external_id_asked_about_before_its_download_is_not_admitted_again(counter):
     counter.load()
     ask = counter.ask(scan("X1"), ASK_UNKNOWN)
-    counter.desk.settle(ask, ADMITTED, ask.origin, recorded=0.5)
+    counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=0.5))
     counter.load(ticket("T1", external_barcode_id="X1"), asked=1.0)  # the server lags
     assert reason(counter, "X1", seconds=2.0) is Reason.ALREADY_SCANNED
 
@@ -223,7 +223,7 @@ def test_a_ticket_in_question_is_busy_elsewhere_until_the_answer_is_written(coun
     counter.load(ticket("T1", external_barcode_id="X1"))
     ask = counter.ask(scan("X1"))
     assert reason(counter, "T1", lane="B") is Reason.BUSY
-    counter.desk.settle(ask, ADMITTED, ask.origin, recorded=1.0)
+    counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=1.0))
     assert reason(counter, "T1", lane="B") is Reason.ALREADY_SCANNED
 
 
@@ -232,14 +232,14 @@ def test_a_ticket_in_question_stays_held_when_a_download_makes_it_known(counter)
     ask = counter.ask(scan("X1"))
     counter.load(ticket("T1", external_barcode_id="X1"))
     assert reason(counter, "X1", lane="B") is Reason.BUSY
-    counter.desk.settle(ask, deny(None, Reason.NO_ANSWER), Origin.FALLBACK)
+    counter.desk.settle(ask, Reply(deny(None, Reason.NO_ANSWER), Origin.FALLBACK))
     assert reason(counter, "X1", lane="B") is Reason.VALID
 
 
 def test_a_ticket_that_the_server_does_not_know_to_be_in_is_decided_here(counter):
     counter.load(ticket())
     ask = counter.ask(scan())
-    assert counter.desk.settle(ask, ask.fallback, Origin.FALLBACK).verdict.admitted
+    assert counter.desk.settle(ask, Reply(ask.fallback, Origin.FALLBACK)).verdict.admitted
     assert counter.decide(scan(), ASK_ALL).verdict.reason is Reason.ALREADY_SCANNED
     out = counter.decide(scan(direction=Direction.EXIT), ASK_ALL)
     assert out.verdict.reason is Reason.CHECKED_OUT
@@ -255,18 +255,18 @@ def test_an_admission_counts_whoever_decided_it_and_is_sent_only_if_the_server_h
 ):
     counter.load(ticket())
     ask = counter.ask(scan())
-    counter.desk.settle(ask, ADMITTED, origin, recorded=recorded)
-    assert counter.journal.outbox_size().check_ins == in_outbox
+    counter.desk.settle(ask, Reply(ADMITTED, origin, answered=recorded))
+    assert counter.outbox.size().check_ins == in_outbox
     assert reason(counter) is Reason.ALREADY_SCANNED
 
 
 def test_a_late_answer_takes_the_scan_out_of_the_outbox(counter):
     counter.load(ticket())
     ask = counter.ask(scan())
-    decided = counter.desk.settle(ask, ask.fallback, Origin.FALLBACK)
+    decided = counter.desk.settle(ask, Reply(ask.fallback, Origin.FALLBACK))
     assert decided.seq is not None
-    counter.journal.acknowledge_one(decided.seq, 2000)
-    assert counter.journal.outbox_size().check_ins == 0
+    counter.outbox.acknowledge_one(decided.seq, 2000)
+    assert counter.outbox.size().check_ins == 0
     assert reason(counter) is Reason.ALREADY_SCANNED
 
 
@@ -274,8 +274,191 @@ def test_an_operators_release_checks_the_ticket_in(counter):
     counter.load(ticket(remaining=0))
     decided = counter.desk.override(scan())
     assert (decided.verdict.code, decided.origin) == (100, Origin.OVERRIDE)
-    (row,) = counter.journal.freeze("S1", 50, moment())
+    (row,) = counter.outbox.freeze("S1", 50, moment())
     assert (row.kind, row.barcode_id) == (Kind.CHECK_IN, "T1")
+
+
+# ---- a question whose answer was lost, and whose guest did not get in
+
+NO_ANSWER = Reply(deny(None, Reason.NO_ANSWER), Origin.FALLBACK)
+
+
+def around(seconds: float) -> Window:
+    """When the server may have carried out a call of that second."""
+    unix = int(NOON.timestamp() + seconds)
+    return Window(unix - 5, unix + 11)
+
+
+def lose(counter: Counter, barcode: str = "T1", seconds: float = 0.0, lane: str = "A") -> Decided:
+    """A question that is not answered in time; the gate is told not to decide by itself."""
+    ask = counter.ask(scan(barcode, moment(seconds), lane=lane))
+    decided = counter.desk.settle(ask, replace(NO_ANSWER, call=around(seconds)))
+    assert not decided.verdict.admitted
+    return decided
+
+
+def used_at(seconds: float) -> Verdict:
+    return deny(50, Reason.ALREADY_SCANNED, time=NOON + timedelta(seconds=seconds))
+
+
+def ask_again(
+    counter: Counter, barcode: str = "T1", seconds: float = 10.0, lane: str = "A", used: float = 1.0
+) -> bool:
+    """Whether a guest is admitted whose ticket the server says was used at that second."""
+    ask = counter.ask(scan(barcode, moment(seconds), lane=lane))
+    decided = counter.desk.settle(ask, Reply(used_at(used), ask.origin, answered=seconds))
+    return decided.verdict.admitted
+
+
+def test_a_guest_whose_check_in_was_lost_is_admitted_once(counter):
+    counter.load(ticket())
+    lose(counter)
+    assert [ask_again(counter, seconds=seconds) for seconds in (10.0, 20.0, 30.0)] == [True, False, False]
+    assert counter.outbox.size().check_ins == 0  # the server has it
+
+
+@pytest.mark.parametrize(("used", "admitted"), [(-6, False), (-5, True), (11, True), (12, False)])
+def test_only_a_time_in_the_lost_calls_window_is_that_call(counter, used, admitted):
+    counter.load(ticket())
+    lose(counter)
+    assert ask_again(counter, seconds=20.0, used=used) is admitted
+
+
+@pytest.mark.parametrize(("seconds", "admitted"), [(120.0, True), (120.1, False)])
+def test_a_lost_call_is_remembered_for_two_minutes(counter, seconds, admitted):
+    counter.load(ticket())
+    lose(counter)
+    assert ask_again(counter, seconds=seconds) is admitted
+
+
+@pytest.mark.parametrize("lane", ["A", "B"])
+@pytest.mark.parametrize(("first", "then"), [("T1", "X1"), ("X1", "T1"), ("X1", "X1")])
+def test_a_lost_call_is_the_tickets_at_any_lane_under_any_of_its_barcodes(counter, first, then, lane):
+    counter.load(ticket("T1", external_barcode_id="X1"))
+    lose(counter, first)
+    assert ask_again(counter, then, lane=lane)
+
+
+def test_a_lost_call_about_a_ticket_that_nobody_knew_counts_when_it_is_known(counter):
+    counter.load()
+    lose(counter, "X1")
+    counter.load(ticket("T1", external_barcode_id="X1"), asked=5.0)
+    assert ask_again(counter, "X1")
+    assert reason(counter, "T1", seconds=11.0) is Reason.ALREADY_SCANNED
+
+
+def test_a_lost_call_outlives_a_restart(tmp_path):
+    before = Counter(tmp_path)
+    before.load(ticket())
+    lose(before)
+    before.close()
+    after = Counter(tmp_path)
+    assert ask_again(after)
+    assert not ask_again(after, seconds=20.0)
+    after.close()
+
+
+def test_another_tickets_lost_call_is_nobody_elses(counter):
+    counter.load(ticket("T1"), ticket("T2"))
+    lose(counter, "T1")
+    assert not ask_again(counter, "T2")
+
+
+def test_the_mirror_may_show_the_lost_call_as_well_as_an_answer(counter):
+    counter.load()
+    lose(counter)  # a ticket sold a minute ago: asked about in the local strategy too
+    shown = ticket(remaining=0, checked_in=1, last_checked_in=NOON + timedelta(seconds=1))
+    counter.load(shown, asked=5.0)
+    first = counter.decide(scan(at=moment(10.0)))
+    assert (first.verdict, first.origin) == (ADMITTED, Origin.LOCAL)
+    assert counter.outbox.size().check_ins == 0  # the server has it
+    assert reason(counter, seconds=20.0) is Reason.ALREADY_SCANNED
+
+
+def test_who_was_admitted_just_before_a_lost_call_is_not_admitted_by_it(counter):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    assert counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=0.5)).verdict.admitted
+    lose(counter, seconds=3.0)  # a copy: the server says "used", and the answer is lost
+    assert not ask_again(counter, seconds=10.0, used=0.0)
+
+
+def test_who_was_admitted_just_after_a_lost_call_is_not_admitted_by_it_too(counter):
+    counter.load(ticket())
+    lose(counter)  # it never arrived
+    ask = counter.ask(scan(at=moment(4.0)))
+    assert counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=4.5)).verdict.admitted
+    assert not ask_again(counter, seconds=8.0, used=4.0)
+
+
+def test_a_lost_call_that_a_late_answer_denied_admits_nobody(counter):
+    counter.load(ticket())
+    lost = lose(counter)
+    counter.outbox.found_not_recorded(lost.seq)
+    assert not ask_again(counter, used=-2.0)
+
+
+def test_a_lost_check_out_admits_nobody(counter):
+    counter.load(ticket(checked_in=1, last_checked_in=NOON - timedelta(hours=1)))
+    ask = counter.ask(scan(direction=EXIT))
+    counter.desk.settle(ask, replace(NO_ANSWER, call=around(0.0)))
+    assert not ask_again(counter)
+
+
+def test_a_lost_call_admits_once_although_the_disk_fails(counter):
+    counter.load(ticket())
+    lose(counter)
+    with counter.disk_failing():
+        assert ask_again(counter)
+        assert not ask_again(counter, seconds=20.0)
+    assert not ask_again(counter, seconds=30.0)
+
+
+# ---- checked in too often
+
+TWICE = ticket(remaining=0, checked_in=2, max_checkins=1, last_checked_in=NOON)
+
+
+def test_a_double_is_told_once_for_each_count_with_the_times_at_this_gate(counter):
+    counter.load(ticket("T1", remaining=2, max_checkins=1))
+    for seconds in (0.0, 60.0):
+        assert reason(counter, seconds=seconds) is Reason.VALID
+    (double,) = counter.desk.doubles([TWICE])
+    assert double.ticket.last_checked_in == NOON
+    assert double.here == (NOON, NOON + timedelta(minutes=1))
+    assert counter.desk.doubles([TWICE]) == ()
+    (more,) = counter.desk.doubles([replace(TWICE, checked_in=3)])
+    assert more.ticket.checked_in == 3
+
+
+def test_a_double_that_this_gate_has_no_part_in_is_another_gates_to_tell(counter):
+    counter.load(ticket("T1"), ticket("T2", remaining=0))
+    assert reason(counter, "T2") is Reason.ALREADY_SCANNED
+    assert counter.desk.doubles([TWICE, replace(TWICE, barcode_id="T2")]) == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"checked_in": 2, "max_checkins": 2},
+        {"checked_in": 2, "max_checkins": 0},
+        {"checked_in": 1, "max_checkins": 1},
+        {"checked_in": 2, "max_checkins": None},
+    ],
+    ids=str,
+)
+def test_what_a_ticket_allows_is_no_double(counter, fields):
+    counter.load(ticket())
+    assert reason(counter) is Reason.VALID
+    assert counter.desk.doubles([replace(TWICE, **fields)]) == ()
+
+
+def test_a_guest_asked_about_by_an_external_id_before_the_download_has_a_part_in_a_double(counter):
+    counter.load()
+    ask = counter.ask(scan("X1"), ASK_UNKNOWN)
+    counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=0.5))
+    (double,) = counter.desk.doubles([replace(TWICE, external_barcode_id="X1")])
+    assert double.here == (NOON,)
 
 
 # ---- re-grants
@@ -303,7 +486,7 @@ def test_a_lapsed_grant_is_granted_again_once_and_not_sent_again(counter):
     assert (again.verdict.code, again.origin) == (100, Origin.REGRANT)
     counter.journal.set_passage(again.seq, Passage.NOT_TAKEN)
     assert reason(counter) is Reason.ALREADY_SCANNED
-    assert counter.journal.outbox_size().check_ins == 1
+    assert counter.outbox.size().check_ins == 1
 
 
 @pytest.mark.parametrize("passage", [Passage.TAKEN, Passage.UNKNOWN])
@@ -381,7 +564,7 @@ def test_a_disk_that_fails_keeps_no_guest_out_and_the_overlay_counts_in_memory(c
         ("valid", 1),
         ("already_scanned", 1),
     ]
-    assert counter.journal.outbox_size().check_ins == 1
+    assert counter.outbox.size().check_ins == 1
 
 
 def test_what_waits_is_written_before_the_next_scan(counter):
@@ -390,7 +573,7 @@ def test_what_waits_is_written_before_the_next_scan(counter):
         counter.decide(scan("T1"))
         counter.decide(scan("T2"))
     assert counter.decide(scan("T3")).seq == 3
-    rows = counter.journal.freeze("S1", 50, moment())
+    rows = counter.outbox.freeze("S1", 50, moment())
     assert [row.barcode_id for row in rows] == ["T1", "T2", "T3"]
 
 
@@ -409,7 +592,7 @@ def test_what_the_server_has_recorded_is_admitted_although_the_disk_fails(tmp_pa
     counter.load(ticket())
     ask = counter.ask(scan())
     with counter.disk_failing():
-        assert counter.desk.settle(ask, ADMITTED, ask.origin, recorded=1.0).verdict.admitted
+        assert counter.desk.settle(ask, Reply(ADMITTED, ask.origin, answered=1.0)).verdict.admitted
     counter.close()
 
 
@@ -429,9 +612,9 @@ def test_what_the_server_is_told_names_the_ticket_and_the_apis_text(counter):
     counter.load(ticket("T1", external_barcode_id="X1"))
     counter.decide(scan("X1"))
     counter.decide(scan("X1"))
-    (first,) = counter.journal.freeze("S1", 50, moment())
-    counter.journal.acknowledge([first], 0)
-    (second,) = counter.journal.freeze("S1", 50, moment())
+    (first,) = counter.outbox.freeze("S1", 50, moment())
+    counter.outbox.acknowledge([first], 0)
+    (second,) = counter.outbox.freeze("S1", 50, moment())
     assert (first.barcode_id, first.status_code) == ("T1", 100)
     assert (second.barcode_id, second.status_code) == ("T1", 50)
     assert second.status_message == "DENY - Ticket already scanned: 2027-07-16 12:00:00 UTC"
@@ -442,7 +625,7 @@ def test_what_the_organiser_does_not_want_stays_here(tmp_path):
     counter.load(ticket())
     for barcode in ("T1", "T1", "nobody's"):
         counter.decide(scan(barcode))
-    assert (counter.journal.outbox_size().check_ins, counter.journal.outbox_size().others) == (1, 0)
+    assert (counter.outbox.size().check_ins, counter.outbox.size().others) == (1, 0)
     counter.close()
 
 

@@ -12,7 +12,7 @@ from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Store
+from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
 from tests.store.desks import ASK_ALL, LOCAL, moment, scan, ticket
@@ -164,7 +164,7 @@ async def test_a_ticket_in_question_is_busy_at_another_lane(store):
     assert isinstance(ask, Ask)
     assert (await decide(store, lane="B")).verdict.reason is Reason.BUSY
     assert (await decide(store, "T2", lane="B")).verdict.reason is Reason.VALID
-    settled = await store.settle(ask, admit(100, Reason.VALID), Origin.DIRECT, by_server=True)
+    settled = await store.settle(ask, Reply(admit(100, Reason.VALID), ask.origin, answered=time.monotonic()))
     assert settled.verdict.admitted
     assert (await decide(store, lane="B")).verdict.reason is Reason.ALREADY_SCANNED
     assert [row.barcode_id for row in await upload(store)] == ["T2"]

@@ -22,10 +22,14 @@ CREATE TABLE scan (
     running_ms     INTEGER NOT NULL,    -- the gate's own running time: see gated/store/running.py
     acknowledged_ms INTEGER,            -- running time at which the server had it
     passage        TEXT,                -- taken, not_taken, unknown; null while the grant stands
-    regranted      INTEGER NOT NULL DEFAULT 0,
-    undurable      INTEGER NOT NULL DEFAULT 0  -- 1: acted on before it was on disk
+    regranted      INTEGER NOT NULL DEFAULT 0,  -- 1: its guest has had another grant for it
+    undurable      INTEGER NOT NULL DEFAULT 0,  -- 1: acted on before it was on disk
+    call_from      INTEGER,             -- Unix seconds between which a call whose answer was lost
+    call_to        INTEGER,             -- may have been carried out by the server
+    marked         INTEGER NOT NULL DEFAULT 0   -- 1: sent again though the server may have had it
 ) STRICT;
 CREATE INDEX movement ON scan (ticket) WHERE moves = 1;
+CREATE INDEX lost_call ON scan (ticket) WHERE call_from IS NOT NULL;
 
 -- What the server has not acknowledged. The only place of a clear barcode; wiped with its row (secure_delete).
 CREATE TABLE outbox (
@@ -34,9 +38,16 @@ CREATE TABLE outbox (
     barcode_id     TEXT NOT NULL,
     status_message TEXT NOT NULL,
     checked_in_time INTEGER,            -- Unix seconds; null until the row is frozen, before its first sending
-    sent           INTEGER NOT NULL DEFAULT 0,  -- how often it went out
+    sending        INTEGER NOT NULL DEFAULT 0,  -- 1: on its way; found so at a start, it may have arrived
+    lost_ms        INTEGER,             -- no answer came: running time from which a download tells what became of it
+    parked         TEXT,                -- why it is sent no more without a person's word
     PRIMARY KEY (kind, seq)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX on_its_way ON outbox (sending) WHERE sending = 1;
+CREATE INDEX lost ON outbox (lost_ms) WHERE lost_ms IS NOT NULL;
+
+-- Tickets whose check-ins exceed what they allow, and the count that was reported.
+CREATE TABLE double_entry (ticket BLOB PRIMARY KEY, count INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
 -- Everything else that happened: commands of an operator, alarms, changes of mode.
 CREATE TABLE occurrence (

@@ -2,8 +2,11 @@
 -- Nothing in it names a ticket or a person: keys are keyed digests, barcode_ids are sealed.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 
+-- Rows lie in the order in which they came. By digest each row of a refresh would dirty a page of its own: 20
+-- times the writing, and an SD card wears out by that.
 CREATE TABLE ticket (
-    digest         BLOB PRIMARY KEY,    -- keyed digest of barcode_id
+    number         INTEGER PRIMARY KEY,
+    digest         BLOB NOT NULL UNIQUE,  -- keyed digest of barcode_id
     external       BLOB,                -- keyed digest of external_barcode_id; those it had before count no more
     type_id        TEXT NOT NULL,
     type_name      TEXT NOT NULL,
@@ -25,7 +28,7 @@ CREATE TABLE ticket (
     asked_ms       INTEGER NOT NULL,    -- running time at which the download that brought the row was asked for
     run            INTEGER NOT NULL,    -- the full download that saw it last
     absent         INTEGER NOT NULL DEFAULT 0
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE external (
     digest         BLOB NOT NULL,       -- keyed digest of external_barcode_id

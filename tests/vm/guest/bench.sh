@@ -8,7 +8,8 @@
 #   /dev/serial/by-id/usb-Virtual_Barcode_Scanner_SN1-if01        sends what is written to /dev/ttyGS0
 #
 # Unplug: echo > /sys/kernel/config/usb_gadget/scanner/UDC; plug in: echo dummy_udc.0 > the same.
-# /sys/kernel/tracing reports each level set on a line, short ones too (line = the chip's base + pin).
+# /sys/kernel/tracing reports each level set on a line, short ones too, and each change of its direction
+# (line = the chip's base + pin).
 set -eu
 config=/sys/kernel/config
 tracing=/sys/kernel/tracing
@@ -20,7 +21,9 @@ mkdir -p $config/gpio-sim/pi/bank0
 echo 54 > $config/gpio-sim/pi/bank0/num_lines
 echo 1 > $config/gpio-sim/pi/live
 echo mono > $tracing/trace_clock
-echo 1 > $tracing/events/gpio/gpio_value/enable
+echo 1 > $tracing/events/gpio/enable
+# The resistor of the exit's relay, which is energised when its line is low.
+echo pull-up > $(echo /sys/devices/platform/gpio-sim.0/gpiochip*/sim_gpio22/pull)
 
 gadget=$config/usb_gadget/scanner
 mkdir $gadget

@@ -13,7 +13,7 @@ import threading
 import time
 import tty
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ USAGES = {letter: 4 + n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")
 USAGES |= {digit: 30 + n for n, digit in enumerate("1234567890")}
 USAGES |= {"\n": 40, "-": 45}
 LEFT_SHIFT = 2
+HID, CDC = 3, 2  # USB-IF class codes, of interfaces
 KEY_S = 0.004  # between two reports; real scanners take 2 to 10 ms a character
 
 T = TypeVar("T")
@@ -48,42 +49,68 @@ def wait_for(what: str, look: Callable[[], T | None], within: float) -> T:
     return found
 
 
-class Lines:
-    """Levels of the Pi's pins: now, and every change since the start."""
+class Outputs:
+    """The gate's outputs: what they are now, and every change since the start.
 
-    def __init__(self) -> None:
-        self._changes: list[tuple[float, int, int]] = []
+    ``safe`` is the level at which each is de-energised, and is when this begins to look.
+    """
+
+    def __init__(self, safe: Mapping[int, int]) -> None:
+        self._safe = safe
+        self._set: list[tuple[float, int, int]] = []
+        self.made_inputs: list[tuple[float, int]] = []
         base = next(Path("/sys/class/gpio").glob("gpiochip*/base"))
         self._base = int(base.read_text())
         threading.Thread(target=self._follow, daemon=True).start()
 
     def _follow(self) -> None:
-        pattern = re.compile(r"(\d+\.\d+): gpio_value: (\d+) set (\d)")
+        pattern = re.compile(r"(\d+\.\d+): gpio_(?:value: (\d+) set +(\d)|direction: (\d+) +in )")
         with TRACE.open() as trace:
             for line in trace:
                 if found := pattern.search(line):
-                    at, number, level = found.groups()
-                    self._changes.append((float(at), int(number) - self._base, int(level)))
+                    at, driven, level, freed = found.groups()
+                    pin = int(driven or freed) - self._base
+                    if pin not in self._safe:
+                        continue
+                    if freed:
+                        self.made_inputs.append((float(at), pin))
+                    else:
+                        self._set.append((float(at), pin, int(level)))
 
-    def level(self, pin: int) -> int:
-        """The level that the world outside sees."""
-        return int(next(CHIP.glob(f"gpiochip*/sim_gpio{pin}/value")).read_text())
+    def energised(self) -> list[int]:
+        """The pins that are not at their safe level, as the world outside sees them."""
+        return [pin for pin, safe in self._safe.items() if self._level(pin) != safe]
 
-    def rises(self, pin: int, since: float = 0) -> list[float]:
-        """When the pin was set high after having been low."""
-        return [at for at, level in self._edges(pin) if level == 1 and at >= since]
-
-    def falls(self, pin: int, since: float = 0) -> list[float]:
-        """When the pin was set low after having been high."""
-        return [at for at, level in self._edges(pin) if level == 0 and at >= since]
-
-    def _edges(self, pin: int) -> list[tuple[float, int]]:
-        edges, before = [], 0
-        for at, number, level in list(self._changes):
-            if number == pin and level != before:
-                edges.append((at, level))
-                before = level
+    def edges(self, since: float = 0) -> list[tuple[float, int, bool]]:
+        """When each pin was energised or de-energised."""
+        edges, levels = [], dict(self._safe)
+        for at, pin, level in list(self._set):
+            if levels[pin] != level and at >= since:
+                edges.append((at, pin, level != self._safe[pin]))
+            levels[pin] = level
         return edges
+
+    def released(self, pin: int, since: float = 0) -> list[float]:
+        """When the pin was energised."""
+        return [at for at, number, on in self.edges(since) if number == pin and on]
+
+    def relocked(self, pin: int, since: float = 0) -> list[float]:
+        """When the pin was de-energised."""
+        return [at for at, number, on in self.edges(since) if number == pin and not on]
+
+    def safe_since(self, moment: float) -> float | None:
+        """When, from that moment on, all were at their safe levels for the first time."""
+        on: set[int] = set()
+        for at, pin, energised in self.edges():
+            if at >= moment and not on:
+                break
+            on = on | {pin} if energised else on - {pin}
+            if at >= moment and not on:
+                return at
+        return None if on else moment
+
+    def _level(self, pin: int) -> int:
+        return int(next(CHIP.glob(f"gpiochip*/sim_gpio{pin}/value")).read_text())
 
 
 class Scanner:
@@ -112,6 +139,26 @@ class Scanner:
         finally:
             os.close(port)
         return at
+
+    def detach(self, usb_class: int) -> None:
+        """Takes one of the two away from the bus, and leaves the other: 3 what types, 2 what sends."""
+        interface = self._interface(usb_class)
+        (interface / "authorized").write_text("0")
+        device = KEYBOARD if usb_class == HID else SERIAL
+        wait_for("detached scanner", lambda: not device.exists(), within=20)
+
+    def attach(self, usb_class: int) -> None:
+        """Brings it back."""
+        interface = self._interface(usb_class)
+        (interface / "authorized").write_text("1")
+        Path("/sys/bus/usb/drivers_probe").write_text(interface.name)
+        device = KEYBOARD if usb_class == HID else SERIAL
+        wait_for("attached scanner", device.exists, within=20)
+
+    def _interface(self, usb_class: int) -> Path:
+        classes = Path("/sys/bus/usb/devices").glob("*:*/bInterfaceClass")
+        [found] = [path.parent for path in classes if int(path.read_text(), 16) == usb_class]
+        return found
 
     def unplug(self) -> None:
         """Pulls the cable."""
@@ -205,5 +252,13 @@ class Unit:
     def holds(self, device: Path) -> bool:
         """Whether its main process has that device open."""
         node = os.path.realpath(device)
-        files = Path("/proc", self.show("MainPID"), "fd")
-        return any(os.path.realpath(file) == node for file in files.iterdir())
+        try:
+            files = list(Path("/proc", self.show("MainPID"), "fd").iterdir())
+        except FileNotFoundError:
+            return False
+        return any(os.path.realpath(file) == node for file in files)
+
+    def is_active(self, unlike: int) -> bool:
+        """Whether a process other than that one has said that it is ready."""
+        shown = run("systemctl", "show", "--property", "ActiveState,MainPID", self.name).stdout.split()
+        return "ActiveState=active" in shown and f"MainPID={unlike}" not in shown

@@ -5,70 +5,63 @@ build on one another, since a boot is dear. GATED000001 and so on are the simula
 valid for one entry.
 """
 
+import itertools
 import json
 import os
 import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pi import KEYBOARD, SERIAL, Journal, Lines, Scanner, Simulator, Unit, run, wait_for
+from endings import Endings
+from pi import CDC, HID, KEYBOARD, SERIAL, Journal, Outputs, Scanner, Simulator, Unit, run, wait_for
 
 ENTRY, EXIT = 17, 22
+NAMES = {ENTRY: "entry", EXIT: "exit", 5: "green", 6: "red"}
 GRANT_S = 2.0  # gated.toml's longest grant
 GAP_S = 1.0  # the default repeat_gap_ms
+CYCLES = int(Path("cycles").read_text())
+TICKETS = 40  # for all that is not a cycle
 CONFIG = Path("/etc/gated/gated.toml")
 PASSWORD = Path("/etc/gated/api-password")
 
 Fact = dict[str, Any]
 
-lines = Lines()
+outputs = Outputs(dict.fromkeys(NAMES, 0) | {EXIT: 1})
 scanner = Scanner()
 journal = Journal("gated")
 unit = Unit("gated")
 servers: list[Simulator] = []
+tickets = (f"GATED{number:06}" for number in itertools.count(20))
 
 
 def read(lane: str, barcode: str, *, opens: bool = True) -> Fact:
-    """Reads a barcode at a lane: what was logged of it, and when the release line rose and fell.
-
-    A barcode that came mutilated is read once more, as a guest would: the kernel keeps some ten keys for a
-    reader, and an emulated processor may be busy for longer than that.
-    """
+    """Reads a barcode at a lane: what was logged of it, and when its barrier was released and relocked."""
     pin = ENTRY if lane == "entry" else EXIT
-    tries = 1
-    at, event = read_once(lane, barcode)
-    if event["reason"] == "malformed":
-        time.sleep(GAP_S)
-        tries = 2
-        at, event = read_once(lane, barcode)
-    fact: Fact = {"scan": event, "tries": tries, "logged_after_s": round(event["at"] - at, 3)}
+    at = scanner.type(barcode) if lane == "entry" else scanner.send(barcode)
+    event = wait_for("scan", lambda: journal.since(at, "scan", lane=lane), within=15)[0]
+    fact: Fact = {"scan": event, "logged_after_s": round(event["at"] - at, 3)}
     if opens:
-        rise = wait_for("release", lambda: lines.rises(pin, since=at), within=15)[0]
-        fall = wait_for("relock", lambda: lines.falls(pin, since=rise), within=15)[0]
-        fact |= {"released_after_s": round(rise - at, 3), "pulse_s": round(fall - rise, 3)}
+        began = wait_for("release", lambda: outputs.released(pin, since=at), within=15)[0]
+        ended = wait_for("relock", lambda: outputs.relocked(pin, since=began), within=15)[0]
+        fact |= {"released_after_s": round(began - at, 3), "pulse_s": round(ended - began, 3)}
         time.sleep(GRANT_S)
     time.sleep(GAP_S)
-    return fact | {"rises": len(lines.rises(pin, since=at))}
-
-
-def read_once(lane: str, barcode: str) -> tuple[float, Fact]:
-    """When a barcode's last character left the scanner, and the scan that was logged of it."""
-    at = scanner.type(barcode) if lane == "entry" else scanner.send(barcode)
-    return at, wait_for("scan", lambda: journal.since(at, "scan", lane=lane), within=15)[0]
+    return fact | {"releases": len(outputs.released(pin, since=at))}
 
 
 def read_and_wait_for_release(barcode: str) -> float:
-    """Reads a barcode at the entry and returns the moment its line rose."""
+    """Reads a barcode at the entry and returns the moment its barrier was released."""
     at = scanner.type(barcode)
-    return wait_for("release", lambda: lines.rises(ENTRY, since=at), within=15)[0]
+    return wait_for("release", lambda: outputs.released(ENTRY, since=at), within=15)[0]
 
 
-def levels() -> Fact:
-    """Both release lines, as the world outside sees them."""
-    return {"entry": lines.level(ENTRY), "exit": lines.level(EXIT)}
+def energised() -> list[str]:
+    """The outputs that are energised, as the world outside sees them."""
+    return [NAMES[pin] for pin in outputs.energised()]
 
 
 def install() -> Fact:
@@ -149,7 +142,7 @@ def check_config() -> Fact:
 
 def start() -> Fact:
     """The API's server, then the gate for the first time."""
-    servers.append(Simulator(tickets=20))
+    servers.append(Simulator(tickets=TICKETS + CYCLES))
     began = time.monotonic()
     unit.do("enable")
     took = unit.do("start")
@@ -159,9 +152,10 @@ def start() -> Fact:
         "server": servers[-1].banner,
         "took_s": took,
         "ready": ready,
+        "outputs_outlive_gated": journal.since(began, "outputs_outlive_gated"),
         "enabled": unit.show("UnitFileState"),
         "sync": {"status": sync.returncode, "output": sync.stdout + sync.stderr},
-        "levels": levels(),
+        "energised": energised(),
     }
 
 
@@ -197,55 +191,59 @@ def release() -> Fact:
     """The operator lets somebody in."""
     at = time.monotonic()
     done = run("gated", "release", "entry", "--why", "lost their ticket")
-    rise = wait_for("release", lambda: lines.rises(ENTRY, since=at), within=15)[0]
-    fall = wait_for("relock", lambda: lines.falls(ENTRY, since=rise), within=15)[0]
+    began = wait_for("release", lambda: outputs.released(ENTRY, since=at), within=15)[0]
+    ended = wait_for("relock", lambda: outputs.relocked(ENTRY, since=began), within=15)[0]
     time.sleep(GRANT_S)
-    return {"status": done.returncode, "output": done.stdout + done.stderr, "pulse_s": round(fall - rise, 3)}
+    return {
+        "status": done.returncode,
+        "output": done.stdout + done.stderr,
+        "pulse_s": round(ended - began, 3),
+    }
 
 
 def stop_in_a_pulse() -> Fact:
-    """A stop while the line is high."""
-    rise = read_and_wait_for_release("GATED000002")
+    """A stop while the barrier is released."""
+    began = read_and_wait_for_release("GATED000002")
     took = unit.do("stop")
-    falls = lines.falls(ENTRY, since=rise)
+    ended = outputs.relocked(ENTRY, since=began)
     return {
         "took_s": took,
-        "levels": levels(),
-        "pulse_s": round(falls[0] - rise, 3) if falls else None,
+        "energised": energised(),
+        "pulse_s": round(ended[0] - began, 3) if ended else None,
         "result": unit.show("Result"),
     }
 
 
 def start_again() -> Fact:
     """A start in the middle of the day: what was learnt is on disk."""
-    return {"took_s": unit.do("start"), "levels": levels(), "then": read("entry", "GATED000003")}
+    return {"took_s": unit.do("start"), "energised": energised(), "then": read("entry", "GATED000003")}
 
 
 def restart_in_a_pulse() -> Fact:
-    """A restart while the line is high."""
-    rise = read_and_wait_for_release("GATED000004")
+    """A restart while the barrier is released."""
+    began = read_and_wait_for_release("GATED000004")
     took = unit.do("restart")
-    falls = lines.falls(ENTRY, since=rise)
+    ended = outputs.relocked(ENTRY, since=began)
     return {
         "took_s": took,
-        "levels": levels(),
-        "pulse_s": round(falls[0] - rise, 3) if falls else None,
+        "energised": energised(),
+        "pulse_s": round(ended[0] - began, 3) if ended else None,
         "then": read("entry", "GATED000005"),
     }
 
 
 def kill_in_a_pulse() -> Fact:
-    """SIGKILL while the line is high: nobody can lower it but the next start."""
-    rise = read_and_wait_for_release("GATED000006")
+    """SIGKILL while the barrier is released: only the unit's fail-safe can relock it."""
+    began = read_and_wait_for_release("GATED000006")
     killed = time.monotonic()
     os.kill(int(unit.show("MainPID")), signal.SIGKILL)
     wait_for("ready", lambda: journal.since(killed, "ready"), within=60)
     back = time.monotonic()
-    falls = lines.falls(ENTRY, since=rise)
+    ended = outputs.relocked(ENTRY, since=began)
     return {
         "back_after_s": round(back - killed, 2),
-        "low_after_s": round(falls[0] - killed, 2) if falls else None,
-        "levels": levels(),
+        "safe_after_s": round(ended[0] - killed, 2) if ended else None,
+        "energised": energised(),
         "restarts": int(unit.show("NRestarts")),
         "same_ticket": read("entry", "GATED000006", opens=False),
         "then": read("entry", "GATED000007"),
@@ -261,7 +259,7 @@ def hang() -> Fact:
     return {
         "back_after_s": round(time.monotonic() - stopped, 1),
         "restarts": int(unit.show("NRestarts")) - before,
-        "levels": levels(),
+        "energised": energised(),
     }
 
 
@@ -303,7 +301,7 @@ def bad_config() -> Fact:
     good = CONFIG.read_text()
     CONFIG.write_text(
         good.replace('when_off = "locked"', 'when_off = "lokced"', 1).replace(
-            "pulse_ms = 500", "pulse_ms = 9"
+            "pulse_ms = 2000", "pulse_ms = 9", 1
         )
     )
     checked = run("gated", "check-config")
@@ -317,21 +315,94 @@ def bad_config() -> Fact:
         "state": unit.show("ActiveState"),
         "restarts": int(unit.show("NRestarts")),
         "log": "\n".join(journal.texts[heard:]),
-        "levels": levels(),
+        "energised": energised(),
     }
     CONFIG.write_text(good)
     return fact
 
 
 def day() -> Fact:
-    """The whole day once more: every rise of a release line, whatever step it was in."""
+    """The whole day once more: every release, whatever step it was in."""
     return {
-        "entry_rises": len(lines.rises(ENTRY)),
-        "exit_rises": len(lines.rises(EXIT)),
+        "entry_releases": len(outputs.released(ENTRY)),
         "scans": len(journal.since(0, "scan")),
+        "malformed": journal.since(0, "malformed"),
         "clear_barcodes": [text for text in journal.texts if "GATED0" in text],
-        "levels": levels(),
+        "energised": energised(),
     }
+
+
+def fail_safe() -> Fact:
+    """The fail-safe alone, on lines that somebody energised and left, one of which another program holds."""
+    unit.do("stop")
+    record = Path("/run/gated-outputs")
+    record.write_text(f"0\n{ENTRY} 0\n{EXIT} 1\n5 0\n")
+    energise = "import lgpio; chip = lgpio.gpiochip_open(0); "
+    energise += f"lgpio.gpio_claim_output(chip, {ENTRY}, 1); lgpio.gpio_claim_output(chip, 5, 1)"
+    run("python3", "-c", energise)
+    hold = f"import lgpio, sys; chip = lgpio.gpiochip_open(0); lgpio.gpio_claim_output(chip, {EXIT}, 0); "
+    hold += "print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(["python3", "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        before, began = energised(), time.monotonic()
+        held = run("/opt/gated/bin/python", "-I", "-m", "gated.failsafe", str(record))
+        took, after = time.monotonic() - began, energised()
+        other.communicate()
+    free = run("/opt/gated/bin/python", "-I", "-m", "gated.failsafe", str(record))
+    return {
+        "before": before,
+        "held": {"status": held.returncode, "said": held.stderr, "energised": after},
+        "free": {"status": free.returncode, "said": free.stderr, "energised": energised()},
+        "took_s": round(took, 2),
+    }
+
+
+def detach() -> Fact:
+    """Each scanner taken away while its lane is ready, granted and denied, and brought back.
+
+    The guest who is granted the way in is granted the way out after it.
+    """
+    began = time.monotonic()
+    unit.do("start")
+    wait_for("ready", lambda: journal.since(began, "ready"), within=60)
+    wait_for("opened scanner", lambda: unit.holds(KEYBOARD) and unit.holds(SERIAL), within=30)
+    process = unit.show("MainPID")
+    guest = next(tickets)
+    fact: Fact = {
+        f"{lane}, {state}": detached(lane, usb_class, barcode)
+        for lane, usb_class in (("entry", HID), ("exit", CDC))
+        for state, barcode in (("ready", ""), ("granted", guest), ("denied", "NOBODY-SOLD-THIS"))
+    }
+    return fact | {"same_process": process == unit.show("MainPID"), "then": read("entry", next(tickets))}
+
+
+def detached(lane: str, usb_class: int, barcode: str) -> Fact:
+    """A scanner is taken away right after it read that barcode, if any."""
+    at = time.monotonic()
+    if barcode:
+        at = scanner.type(barcode) if lane == "entry" else scanner.send(barcode)
+        wait_for("scan", lambda: journal.since(at, "scan", lane=lane), within=15)
+    scanner.detach(usb_class)
+    lost = wait_for("lost scanner", lambda: journal.since(at, "scanner_lost", lane=lane), within=15)
+    time.sleep(GRANT_S + GAP_S)
+    still = energised()
+    scanner.attach(usb_class)
+    wait_for("found scanner", lambda: journal.since(lost[0]["at"], "scanner_found", lane=lane), within=15)
+    edges = [(round(when - at, 3), NAMES[pin], on) for when, pin, on in outputs.edges(since=at)]
+    scan = journal.since(at, "scan", lane=lane)
+    return {
+        "reason": scan[0]["reason"] if scan else None,
+        "lost_after_s": round(lost[0]["at"] - at, 3),
+        "edges": [edge for edge in edges if edge[1] in ("entry", "exit")],
+        "still": [name for name in still if name in ("entry", "exit")],
+    }
+
+
+def endings() -> Fact:
+    """The gate is ended and comes back CYCLES times; see endings.py."""
+    cycles = Endings(outputs, scanner, journal, unit, tickets)
+    return cycles.run(CYCLES)
 
 
 # Each with the seconds it may take on an emulated processor.
@@ -358,6 +429,9 @@ STEPS: tuple[tuple[Callable[[], Fact], int], ...] = (
     (start_without_server, 120),
     (bad_config, 60),
     (day, 10),
+    (fail_safe, 60),
+    (detach, 240),
+    (endings, 60 + 60 * CYCLES),
 )
 
 

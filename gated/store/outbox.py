@@ -1,0 +1,267 @@
+"""The outbox: the scans that the server has not acknowledged, and what is known of each on its way.
+
+A row is frozen before it first goes out. Then it is acknowledged, and wiped; or it comes back, to go again;
+or no answer came, and it waits for a download to show whether the server has it; or it is parked. Nothing is
+deleted because a server said no. All methods run on the database thread, each write in one transaction.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from gated.core.outbox import Kind, Lost, Row, Shown, Window, lost, stamped
+from gated.core.scan import Moment, TimeTrust
+from gated.store.database import Connection, transaction
+
+_Columns = tuple[Any, ...]
+
+UNCERTAIN = "uncertain"
+"""Why a row is parked that the server may have and that must not count twice."""
+
+
+_ROW = (
+    "o.kind, o.seq, o.barcode_id, s.code, o.status_message, s.service, o.checked_in_time,"
+    " s.boot, s.monotonic_ms, s.wall_ms, s.trust"
+)
+# A check-out replayed while the check-in before it still waits would be answered with "not checked in".
+_ENTRY_WAITS = (
+    "EXISTS (SELECT 1 FROM outbox w JOIN scan e USING (seq)"
+    f" WHERE w.kind = {Kind.CHECK_IN:d} AND w.parked IS NULL AND e.ticket = s.ticket AND e.seq < s.seq)"
+)
+_SENDABLE = (
+    f"SELECT {_ROW} FROM outbox o JOIN scan s USING (seq)"
+    " WHERE {whose} AND o.parked IS NULL AND o.lost_ms IS NULL"
+    " AND (o.checked_in_time IS NOT NULL OR s.trust <> 'unknown' OR ?)"
+    f" AND NOT (o.kind = {Kind.CHECK_OUT:d} AND {_ENTRY_WAITS})"
+)
+# Whether another scan of the ticket here may be what the server shows: one that was made within the time of
+# the row's call, or in the same second.
+_TWIN = (
+    "EXISTS (SELECT 1 FROM scan t WHERE t.ticket = s.ticket AND t.moves = 1 AND t.direction = s.direction"
+    " AND t.seq <> s.seq"
+    " AND abs(t.running_ms - s.running_ms) <= 1000 * (1 + coalesce(s.call_to - s.call_from, 0)))"
+)
+_LOST = (
+    f"SELECT {_ROW}, s.ticket, s.call_from, s.call_to, {_TWIN}"
+    " FROM outbox o JOIN scan s USING (seq) WHERE o.lost_ms < ?"
+)
+
+# Rows of a batch at least, however few the server takes at once: for one to be parked, another has to prove
+# that the service takes any, or two that it takes none (gated/core/upload.py).
+_FEWEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSize:
+    """How many scans wait for the server, how many are parked, since when the oldest waits (Unix ms)."""
+
+    check_ins: int
+    others: int
+    parked: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One row of the outbox, for people. ``parked`` is why it is sent no more; blank while it is."""
+
+    seq: int
+    scan: bytes
+    lane: str
+    barcode_id: str
+    code: int
+    message: str
+    wall_ms: int
+    lost: bool
+    parked: str
+
+
+class Outbox:
+    """The outbox's rows."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def recover(self, running_ms: int) -> None:
+        """What was on its way when the power went, or the disk failed, may have arrived."""
+        self._db.execute("UPDATE outbox SET lost_ms = ?, sending = 0 WHERE sending = 1", (running_ms,))
+
+    def freeze(self, service: str, limit: int, at: Moment) -> tuple[Row, ...]:
+        """The next rows to send, of one kind and one service, each frozen with the time it will always have.
+
+        Check-ins first, and rows of ``service`` before those of another. While the time is unknown, scans
+        stamped in the unknown wait. The newest row goes along, so that no batch is made of bad rows alone; a
+        ``limit`` below three counts as three, for the same reason.
+        """
+        limit = max(limit, _FEWEST)
+        chosen = self._oldest("s.service IN (?, '')", service, limit, at) or self._oldest(
+            "s.service NOT IN (?, '')", service, limit, at
+        )
+        rows = [self._frozen(row, service, at) for row in chosen]
+        rows = [row for row in rows if row.service == rows[0].service]
+        with transaction(self._db):
+            self._db.executemany(
+                "UPDATE outbox SET checked_in_time = ?, sending = 1 WHERE kind = ? AND seq = ?",
+                [(row.checked_in_time, row.kind, row.seq) for row in rows],
+            )
+        return tuple(rows)
+
+    def acknowledge(self, rows: Sequence[Row], running_ms: int) -> None:
+        """The server has these rows: their barcodes are wiped."""
+        with transaction(self._db):
+            for row in rows:
+                self._acknowledge(row.seq, running_ms)
+            self._note_running(running_ms)
+
+    def acknowledge_one(self, seq: int, running_ms: int) -> None:
+        """The server has one scan, whichever way it got there."""
+        with transaction(self._db):
+            self._acknowledge(seq, running_ms)
+            self._note_running(running_ms)
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """These rows have not arrived: they go again."""
+        self._set(rows, "sending = 0")
+
+    def lose(self, rows: Sequence[Row], running_ms: int) -> None:
+        """These rows went out and no answer came.
+
+        Denials go again at once, marked: a second copy takes nothing from anybody. The others wait for a
+        download to show what became of them.
+        """
+        waits = [row for row in rows if row.status_code in (100, 200)]
+        again = [row for row in rows if row.status_code not in (100, 200)]
+        with transaction(self._db):
+            for row in waits:
+                self._update(row.seq, "sending = 0, lost_ms = ?", running_ms)
+            for row in again:
+                self._send_again(row.seq)
+            self._note_running(running_ms)
+
+    def found_not_recorded(self, seq: int) -> None:
+        """A late answer said that the server has not recorded a scan: it is sent, no lost call any more."""
+        with transaction(self._db):
+            self._update(seq, "lost_ms = NULL")
+            self._db.execute("UPDATE scan SET call_from = NULL, call_to = NULL WHERE seq = ?", (seq,))
+
+    def park(self, rows: Sequence[Row], why: str) -> None:
+        """These rows are sent no more without a person's word."""
+        with transaction(self._db):
+            for row in rows:
+                self._update(row.seq, "sending = 0, parked = ?", why)
+
+    def settle_lost(
+        self, service: str, asked_ms: int, shown: Callable[[bytes], Shown | None], running_ms: int
+    ) -> dict[Lost, int]:
+        """Decides on each lost row by a download that was asked for at ``asked_ms``; counts the decisions.
+
+        ``shown`` gives what the mirror of ``service`` shows of a ticket now, by its digest. It proves nothing
+        about rows of another service.
+        """
+        counts = dict.fromkeys(Lost, 0)
+        found = self._db.execute(_LOST, (asked_ms,)).fetchall()
+        if not found:
+            return counts
+        with transaction(self._db):
+            for *columns, ticket, start, end, twin in found:
+                row = self._frozen(tuple(columns), service, None)
+                window = None if start is None else Window(start, end)
+                seen = shown(ticket) if row.service == service else _NOTHING_SHOWN
+                if seen is not None and twin:
+                    seen = replace(seen, last_in=None, last_out=None)
+                fate = lost(row, window, seen)
+                counts[fate] += 1
+                match fate:
+                    case Lost.RECORDED:
+                        self._acknowledge(row.seq, running_ms)
+                    case Lost.AGAIN:
+                        self._send_again(row.seq)
+                    case Lost.UNCERTAIN:
+                        self._update(row.seq, "lost_ms = NULL, parked = ?", UNCERTAIN)
+        return counts
+
+    def retry(self) -> int:
+        """Sends all parked rows again; those that the server may have are marked. Returns how many."""
+        with transaction(self._db):
+            self._db.execute(
+                "UPDATE scan SET marked = 1 WHERE seq IN (SELECT seq FROM outbox WHERE parked = ?)",
+                (UNCERTAIN,),
+            )
+            return self._db.execute("UPDATE outbox SET parked = NULL WHERE parked IS NOT NULL").rowcount
+
+    def rows(self, after: int, limit: int) -> tuple[Waiting, ...]:
+        """Rows for people, in the order of their scans, from the first whose number is above ``after``."""
+        query = (
+            "SELECT o.seq, s.id, s.lane, o.barcode_id, s.code, o.status_message, s.wall_ms,"
+            " o.lost_ms IS NOT NULL, coalesce(o.parked, '') FROM outbox o JOIN scan s USING (seq)"
+            " WHERE o.kind = ? AND o.seq > ? ORDER BY o.seq LIMIT ?"
+        )
+        found = [columns for kind in Kind for columns in self._db.execute(query, (kind, after, limit))]
+        return tuple(Waiting(*columns) for columns in sorted(found)[:limit])
+
+    def size(self) -> OutboxSize:
+        """How much waits for the server."""
+        check_ins, others, parked, oldest = self._db.execute(
+            "SELECT coalesce(sum(kind = 0), 0), coalesce(sum(kind <> 0), 0),"
+            " coalesce(sum(parked IS NOT NULL), 0), min(seq) FROM outbox"
+        ).fetchone()
+        if oldest is None:
+            return OutboxSize(0, 0, 0, None)
+        since = self._db.execute("SELECT wall_ms FROM scan WHERE seq = ?", (oldest,)).fetchone()
+        return OutboxSize(check_ins, others, parked, since and since[0])
+
+    def _oldest(self, whose: str, service: str, limit: int, at: Moment) -> list[_Columns]:
+        """The oldest rows of one kind that may be sent, the last one exchanged for the newest.
+
+        Check-outs that are replayed keep their order: each goes alone.
+        """
+        query = _SENDABLE.replace("{whose}", whose)
+        known = at.trust is not TimeTrust.UNKNOWN
+        rows = self._db.execute(f"{query} ORDER BY o.kind, o.seq LIMIT ?", (service, known, limit)).fetchall()
+        rows = [row for row in rows if row[0] == rows[0][0]]
+        if len(rows) == limit and rows[0][0] != Kind.CHECK_OUT:
+            newest = f"{query} AND o.kind = ? ORDER BY o.seq DESC LIMIT 1"
+            rows[-1] = self._db.execute(newest, (service, known, rows[0][0])).fetchone()
+        return rows
+
+    def _frozen(self, columns: _Columns, service: str, at: Moment | None) -> Row:
+        kind, seq, barcode_id, code, message, owner, time, *stamp = columns
+        if time is None:
+            scan = _moment(*stamp)
+            time = _unix(scan.wall if at is None else stamped(scan, at))
+        return Row(seq, Kind(kind), barcode_id, time, code, message, owner or service)
+
+    def _acknowledge(self, seq: int, running_ms: int) -> None:
+        self._db.executemany("DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind])
+        self._db.execute("UPDATE scan SET acknowledged_ms = ? WHERE seq = ?", (running_ms, seq))
+
+    def _send_again(self, seq: int) -> None:
+        self._update(seq, "sending = 0, lost_ms = NULL")
+        self._db.execute("UPDATE scan SET marked = 1 WHERE seq = ?", (seq,))
+
+    def _set(self, rows: Sequence[Row], change: str) -> None:
+        with transaction(self._db):
+            for row in rows:
+                self._update(row.seq, change)
+
+    def _update(self, seq: int, change: str, *values: int | str) -> None:
+        self._db.executemany(
+            f"UPDATE outbox SET {change} WHERE kind = ? AND seq = ?",
+            [(*values, kind, seq) for kind in Kind],
+        )
+
+    def _note_running(self, running_ms: int) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('running_ms', ?)", (running_ms,))
+
+
+# What a mirror shows of the tickets of another service: they may have entries left.
+_NOTHING_SHOWN = Shown(None, None, entries=2)
+
+
+def _moment(boot: str, monotonic_ms: int, wall_ms: int, trust: str) -> Moment:
+    return Moment(datetime.fromtimestamp(wall_ms / 1000, UTC), TimeTrust(trust), monotonic_ms / 1000, boot)
+
+
+def _unix(time: datetime) -> int:
+    return int(time.timestamp())

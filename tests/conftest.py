@@ -1,0 +1,9 @@
+"""What concerns all tests: those that mostly wait begin first, so that none waits alone at the end."""
+
+import pytest
+
+WAITING = ("test_gate_alone.py", "test_gate.py", "test_explain_cli.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in WAITING)
