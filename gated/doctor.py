@@ -243,11 +243,11 @@ def _age(store: Mapping[str, Any], now: datetime) -> Findings:
 def _outbox(outbox: Mapping[str, Any], now: datetime) -> Finding:
     waiting = outbox["check_ins"] + outbox["others"]
     if outbox["parked"]:
-        return _look("outbox", f"{outbox['parked']} scans were refused by the server", "gated outbox list")
+        return _look("outbox", f"{outbox['parked']} refused by the server", "gated outbox list")
     if not waiting:
         return _ok("outbox", "empty")
     oldest = now - datetime.fromtimestamp(outbox["oldest_ms"] / 1000, UTC)
-    told = f"{waiting} scans, the oldest of {_ago(oldest)}"
+    told = f"{waiting} waiting, the oldest of {_ago(oldest)}"
     return (
         _look("outbox", told, "gated sync shows why they wait.")
         if oldest > _WAITS_LONG

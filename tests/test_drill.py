@@ -1,6 +1,7 @@
 """The drill: what is measured, on made-up events and on a whole gate with fake pins."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -145,6 +146,9 @@ async def test_a_running_gate_measures_itself_and_journals_it(pins: FakePins, tm
     assert pins.outputs[17].active
     assert answers[1]["lane"] == "in"
     assert 0 <= answers[1]["took_ms"] < 100
+    with sqlite3.connect(f"file:{tmp_path}/journal.db?mode=ro", uri=True) as journal:
+        rows = journal.execute("SELECT lane, what FROM occurrence WHERE kind = 'drill'").fetchall()
+    assert rows == [("in", f"hold: {answers[1]['took_ms']} ms")]
     with pytest.raises(ControlError, match="an emergency already"):
         await asyncio.to_thread(list, ask(tmp_path / SOCKET, "drill", within_s=1))
 

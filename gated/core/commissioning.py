@@ -102,7 +102,7 @@ def judge_contact(changes: Sequence[Change], shortest: timedelta) -> tuple[Found
     stretches = [seconds * 1000 for seconds in _stretches(changes)]
     longest = max(stretches, default=0.0)
     need = shortest / timedelta(milliseconds=1)
-    bounces = f", bounced {len(stretches) - 1} times" if len(stretches) > 1 else ""
+    bounces = f", bounces: {len(stretches) - 1}" if len(stretches) > 1 else ""
     if longest < need:
         return Found.FAILED, f"active for {longest:.0f} ms only: gated needs {need:.0f} ms or more{bounces}"
     return Found.WORKS, f"active for {longest:.0f} ms{bounces}"

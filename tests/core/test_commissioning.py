@@ -32,7 +32,7 @@ SETTLE = timedelta(milliseconds=20)
         (
             [(True, 1.0), (False, 1.002), (True, 1.004), (False, 1.304)],
             Found.WORKS,
-            "active for 300 ms, bounced 1 times",
+            "active for 300 ms, bounces: 1",
         ),
         (
             [(True, 1.0), (False, 1.012)],
