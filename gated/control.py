@@ -54,16 +54,9 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[Any]] = set()
 
-    def check_alone(self) -> None:
-        """Raises ControlError if another gated is there: before a pin or a database is touched."""
-        if self._path.exists() and _in_use(self._path):
-            raise ControlError(
-                f"{self._path}: another gated is running", hint="Stop it first: systemctl stop gated"
-            )
-
     async def start(self) -> None:
         """Listens. Raises ControlError if another gated is there, or the place can't be used."""
-        self.check_alone()
+        check_alone(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.unlink(missing_ok=True)
@@ -123,6 +116,12 @@ class ControlServer:
         except TypeError as error:
             raise ControlError(f"{question.command}: {error}", hint="Run it with --help.") from error
         return command(**question.arguments)
+
+
+def check_alone(path: Path) -> None:
+    """Raises ControlError if another gated is there: asked before a pin or a database is touched."""
+    if path.exists() and _in_use(path):
+        raise ControlError(f"{path}: another gated is running", hint="Stop it first: systemctl stop gated")
 
 
 def ask(path: Path, command: str, /, **arguments: object) -> Iterator[dict[str, Any]]:

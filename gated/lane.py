@@ -246,6 +246,16 @@ class RunningLane:
         if self._lane.state is State.READY:
             self._show(Outcome.READY)
 
+    def terms(self) -> Terms:
+        """What holds for a scan at this lane now."""
+        return Terms(
+            lane_types=self.setting.ticket_types,
+            ask_known=self.setting.ask_known and self._asker.worthwhile,
+            ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
+            rationed=self._asker.rationed(self.setting.name),
+            unasked=self.setting.ask_known and not self._asker.worthwhile and not self._asker.falls_back,
+        )
+
     async def release_by_operator(self, ticket: str = "") -> bool:
         """Releases the barrier for one guest; False where the lane's state outranks an operator.
 
@@ -366,15 +376,8 @@ class RunningLane:
 
     async def _decide(self, number: int, barcode: str, read_at: float) -> None:
         scan = self._scan(barcode)
-        terms = Terms(
-            lane_types=self.setting.ticket_types,
-            ask_known=self.setting.ask_known and self._asker.worthwhile,
-            ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
-            rationed=self._asker.rationed(scan.lane),
-            unasked=self.setting.ask_known and not self._asker.worthwhile and not self._asker.falls_back,
-        )
         try:
-            answer = await self._store.decide(scan, terms)
+            answer = await self._store.decide(scan, self.terms())
             decided = await self._asker.ask(answer) if isinstance(answer, Ask) else answer
         except StoreError as error:
             self._log.error("decision_failed", error=str(error), hint=error.hint)

@@ -15,7 +15,7 @@ from gated.commissioning import Outcome, Talk, check_place, report_path, site
 from gated.commissioning.bench import Bench
 from gated.commissioning.talk import BrokenOff
 from gated.config import Config, ScannerConfig, parse
-from gated.control import SOCKET, ControlServer
+from gated.control import SOCKET, ControlServer, check_alone
 from gated.core.commissioning import TEST_CODE, Found, InputStep, OutputStep, ScannerStep
 from gated.errors import GatedError
 from gated.pins.fake import FakePins
@@ -435,7 +435,7 @@ def test_no_gate_can_start_during_the_test_and_whatever_ends_it_a_report_is_left
         while "Expect" not in (line := process.stdout.readline()):
             assert line
         with pytest.raises(GatedError, match="another gated is running"):
-            ControlServer(written.parent / SOCKET, {}).check_alone()
+            check_alone(written.parent / SOCKET)
         os.kill(process.pid, number)
         told, wrong = process.communicate(timeout=20)
     assert (process.returncode, wrong) == (1, "")

@@ -189,6 +189,7 @@ def test_which_known_tickets_the_server_is_asked_about(counter, name, fields, te
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
 TYPED = Terms(frozenset({"VIP"}), ask_known=True, ask_unknown=True)
 RATIONED = Terms(ask_unknown=True, rationed=True)
+DIRECT_RATIONED = Terms(ask_known=True, ask_unknown=True, rationed=True)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,9 @@ RATIONED = Terms(ask_unknown=True, rationed=True)
         pytest.param(TYPED, ENTRY, True, Reason.UNKNOWN, id="a lane with types"),
         pytest.param(ASK_UNKNOWN, EXIT, True, Reason.NOT_IN_SERVICE, id="an exit"),
         pytest.param(ASK_ALL, EXIT, True, None, id="an exit, direct"),
+        pytest.param(ASK_ALL, ENTRY, True, None, id="direct"),
+        pytest.param(Terms(ask_known=True), ENTRY, True, Reason.UNKNOWN, id="direct, told not to ask"),
+        pytest.param(DIRECT_RATIONED, ENTRY, True, Reason.BUSY, id="direct, rationed"),
     ],
 )
 def test_which_unknown_tickets_the_server_is_asked_about(counter, terms, direction, ready, reason):
@@ -212,6 +216,17 @@ def test_which_unknown_tickets_the_server_is_asked_about(counter, terms, directi
         assert (answer.barcode_id, answer.ticket) == ("T1", None)
     else:
         assert answer.verdict.reason is reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({}, Reason.NO_ANSWER), ({"canceled": True}, Reason.CANCELED), ({"remaining": 0}, Reason.ALREADY_SCANNED)],
+    ids=["good", "cancelled", "used"],
+)
+def test_where_only_the_server_may_admit_and_can_not_be_asked_nobody_is_admitted(counter, fields, reason):
+    counter.load(ticket(**fields))
+    assert counter.decide(scan(), Terms(unasked=True)).verdict.reason is reason
+    assert counter.outbox.size().check_ins == 0
 
 
 def test_a_question_names_the_ticket_by_its_barcode_id(counter):

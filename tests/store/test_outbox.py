@@ -319,6 +319,17 @@ def test_after_a_power_cut_in_mid_sending_nothing_is_sent_blindly(tmp_path, arri
     after.close()
 
 
+def test_a_loss_is_not_in_the_future_of_the_next_start(tmp_path):
+    before = Counter(tmp_path)
+    before.load(ticket())
+    before.decide(scan())
+    lose(before, *freeze(before))
+    before.close()
+    after = Counter(tmp_path)
+    assert after.running.at(0.0) == 2000
+    after.close()
+
+
 def test_how_lost_rows_were_decided_on_is_counted(counter):
     admit_all(counter, "T1", "T2", "MANY")
     counter.outbox.lose(freeze(counter), 2000)

@@ -145,6 +145,14 @@ async def test_a_download_is_written_in_pieces_of_a_hundred(store, monkeypatch):
     assert await store.count() == 252
 
 
+async def test_a_download_tells_of_tickets_that_were_used_too_often_once_here(store):
+    await decide(store)
+    twice = ticket(remaining=-1, checked_in=2)
+    (double,) = await store.put([ticket("T2"), twice], asked=time.monotonic(), run=0)
+    assert (double.ticket.barcode_id, double.here) == ("T1", (moment(0.0).wall,))
+    assert await store.put([twice], asked=time.monotonic(), run=0) == ()
+
+
 async def test_a_lapse_is_noted_before_the_guests_next_scan(store, monkeypatch):
     admitted = await decide(store)
     assert admitted.seq is not None

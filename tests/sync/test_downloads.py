@@ -430,6 +430,7 @@ async def test_one_that_goes_on_after_a_restart_settles_no_lost_upload(serve: Se
     again = await open_gate(server, BY_TWO)
     await again.downloads.full()
     assert await again.outbox() == {"T1": "lost"}
+    again.time.ahead += 15
     await again.downloads.delta()
     assert await again.outbox() == {}
     assert again.checked_in() == {"T1": 1}
