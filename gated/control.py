@@ -85,6 +85,8 @@ class ControlServer:
             await self._answer(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass  # the asker has gone, or gated goes
+        except Exception:  # noqa: BLE001 - supervisor: a bug in a command is no reason to end the gate
+            self._log.error("command_failed", exc_info=True)
         finally:
             self._talks.discard(talk)
             writer.close()
