@@ -22,6 +22,9 @@ DAY_LIMIT_S = 900
 CYCLES = int(os.environ.get("GATED_VM_CYCLES", "10"))  # in which the gate is ended and comes back
 CYCLE_LIMIT_S = 60
 
+# mke2fs and its like are there, which a root who came by su does not have on the path.
+os.environ["PATH"] = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
 Fact = dict[str, Any]
 
 
