@@ -148,7 +148,8 @@ class Desk:
         self._rules = rules
         self._held: set[bytes] = set()
         self._unwritten: list[Entry] = []
-        self._latest = datetime.fromtimestamp(journal.latest_wall_ms() / 1000, UTC)
+        wall_ms, self._latest_ms = journal.latest_time()
+        self._latest = datetime.fromtimestamp(wall_ms / 1000, UTC)
         self.service = ""
         self.service_types: frozenset[str] = frozenset()
         self.service_read_ms = 0  # running time; types count only for rows asked for before
@@ -298,9 +299,11 @@ class Desk:
 
     def _now(self, scan: Scan) -> Now:
         if scan.at.trust is not TimeTrust.UNKNOWN:
-            self._latest = max(self._latest, scan.at.wall)
+            if scan.at.wall >= self._latest:
+                self._latest, self._latest_ms = scan.at.wall, self._running.at(scan.at.monotonic)
             return Now(scan.at.wall, scan.at.trust)
-        return Now(self._latest, TimeTrust.UNKNOWN)
+        since_ms = self._running.at(scan.at.monotonic) - self._latest_ms
+        return Now(self._latest + timedelta(milliseconds=max(0, since_ms)), TimeTrust.UNKNOWN)
 
     def _question(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
         """The question for the server, or the verdict that needs none."""

@@ -112,12 +112,16 @@ class Journal:
         last = self._db.execute("SELECT running_ms FROM scan ORDER BY seq DESC LIMIT 1").fetchone()
         return max(last[0] if last else 0, self.note("running_ms") or 0)
 
+    def latest_time(self) -> tuple[int, int]:
+        """Wall and running time of the last scan whose time was known: a lower bound goes by them."""
+        last = self._db.execute(
+            "SELECT wall_ms, running_ms FROM scan WHERE trust <> 'unknown' ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        return last or (0, 0)
+
     def latest_wall_ms(self) -> int:
         """The wall time of the last scan whose time was known: a lower bound of the time now."""
-        last = self._db.execute(
-            "SELECT wall_ms FROM scan WHERE trust <> 'unknown' ORDER BY seq DESC LIMIT 1"
-        ).fetchone()
-        return last[0] if last else 0
+        return self.latest_time()[0]
 
     def history(self, ticket: bytes, asked_ms: int, scanned: bytes | None = None) -> History:
         """What the overlay needs of a ticket whose mirrored row was asked for at ``asked_ms``.

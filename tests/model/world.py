@@ -1,36 +1,35 @@
 """One server and its gates in virtual time: the real talk, store and client, without sockets and threads.
 
-The server lags, loses answers before and after the work, and answers late; the power goes in mid-request.
+The server counts late, loses answers before and after the work, and answers late; the power goes at a gate in
+the middle of a request.
 """
 
 import asyncio
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.message import Message
 from email.utils import formatdate
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
-from uuid import UUID
 
 import httpx
 
+from gated.api import wire
 from gated.api.simulator import Endpoint, Event, Fault, Habits, Service, Simulator, UploadedScan
 from gated.api.simulator import Ticket as ServerTicket
 from gated.api.simulator.answers import Request, route
 from gated.api.simulator.rules import left
-from gated.asking import AskingRules
-from gated.core.scan import Direction, TimeTrust
+from gated.core.scan import TimeTrust
 from gated.core.verdict import Reason
-from gated.errors import ApiError
-from gated.store import Decided, DeskRules, Double
+from gated.store import Decided, Double
 from gated.store.database import Connection, open_database
 from gated.store.writer import Writer
 from tests.sync.rig import DAY, ENTRY, Gate, GateClock, Setup
@@ -39,19 +38,20 @@ from tests.virtual_time import VirtualLoop
 T = TypeVar("T")
 
 NOON = datetime(2027, 7, 16, 12, tzinfo=UTC).timestamp()
-_AGREE_WITHIN = 40  # rounds of the jobs
-# Which scan a call is about: a task inherits it.
-_scan: ContextVar[str] = ContextVar("scan")
+PAGE = 3
+_LATE_S = 3.0
+# Which scan a call is about: the task of a call inherits it.
+_scan: ContextVar[object] = ContextVar("scan", default=None)
 
 
 class Trouble(StrEnum):
-    """What befalls the next request of a gate."""
+    """What befalls a request of a gate."""
 
     REFUSED = "refused"
-    LOST_BEFORE = "lost before"
-    LOST_AFTER = "lost after"
     BROKEN_BEFORE = "broken before"
     BROKEN_AFTER = "broken after"
+    LOST_BEFORE = "lost before"
+    LOST_AFTER = "lost after"
     NOT_SENT = "not sent"
     LATE_BEFORE = "late, done at the end"
     LATE_AFTER = "late, done at once"
@@ -64,7 +64,6 @@ _FAULTS = {
     Trouble.BROKEN_BEFORE: Fault.STATUS_500,
     Trouble.BROKEN_AFTER: Fault.STATUS_500_AFTER,
 }
-_LATE_S = 3.0
 
 
 class PowerCut(BaseException):
@@ -75,7 +74,7 @@ class AtOnce(Writer):
     """The database thread's work, done on the spot."""
 
     def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        """There is no thread."""
 
     @property
     def alive(self) -> bool:
@@ -117,42 +116,52 @@ class LaggingEvent(Event):
     """Takes uploads at once and counts them ``lag_s`` later, as a server with a queue does."""
 
     lag_s: float = 0.0
-    from_gate: str = ""
+    caller: str = ""
+    """The gate whose request is being carried out."""
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Check-ins counted, by gate and barcode."""
+    """Check-ins, by gate and barcode."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._queue: list[tuple[float, str, list[UploadedScan], bool]] = []
+        self._queue: list[tuple[float, str, Sequence[UploadedScan], bool]] = []
 
-    def upload(self, scans: Any, *, deduplicate: bool = False) -> None:
-        self._queue.append((self.clock() + self.lag_s, self.from_gate, list(scans), deduplicate))
+    def upload(self, scans: Sequence[UploadedScan], *, deduplicate: bool = False) -> None:
+        self._queue.append((self.clock() + self.lag_s, self.caller, scans, deduplicate))
         self.work()
 
-    def work(self, *, at_once: bool = False) -> None:
+    def work(self) -> None:
         """Counts what is due."""
-        due = [each for each in self._queue if at_once or each[0] <= self.clock()]
-        self._queue = [each for each in self._queue if each not in due]
-        for _, gate, scans, deduplicate in due:
+        while self._queue and self._queue[0][0] <= self.clock():
+            _, gate, scans, deduplicate = self._queue.pop(0)
             before = len(self._movements)
             super().upload(scans, deduplicate=deduplicate)
-            self.credit(gate, before)
+            self._credit(gate, before)
 
-    def credit(self, gate: str, before: int) -> None:
-        """Notes whose the check-ins are that were counted since there were ``before`` movements."""
+    def check_in(self, barcode: str) -> Any:
+        before = len(self._movements)
+        outcome = super().check_in(barcode)
+        self._credit(self.caller, before)
+        return outcome
+
+    def _credit(self, gate: str, before: int) -> None:
         self.counted.update((gate, each.barcode_id) for each in self._movements[before:] if each.checked_in)
 
-    @property
-    def counted_so_far(self) -> int:
-        return len(self._movements)
+
+@dataclass(frozen=True)
+class Told:
+    """What a row told a gate: its entries in all until then may come to ``most``; or it is cancelled."""
+
+    most: int
+    canceled: bool
 
 
 class Wire(httpx.AsyncBaseTransport):
     """From one gate's client straight into the server."""
 
-    def __init__(self, world: "World", gate: str) -> None:
-        self._world = world
+    def __init__(self, gate: "ModelGate", server: Simulator, event: LaggingEvent) -> None:
         self._gate = gate
+        self._server = server
+        self._event = event
         self.troubles: list[Trouble] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -166,7 +175,7 @@ class Wire(httpx.AsyncBaseTransport):
                 raise PowerCut
             case Trouble.LATE_BEFORE:
                 await asyncio.sleep(_LATE_S)
-        response = await self._carry_out(request, _FAULTS.get(trouble) if trouble else None)
+        response, told = await self._carry_out(request, _FAULTS.get(trouble) if trouble else None)
         match trouble:
             case Trouble.LOST_AFTER:
                 raise httpx.RemoteProtocolError("as planned")
@@ -174,83 +183,143 @@ class Wire(httpx.AsyncBaseTransport):
                 raise PowerCut
             case Trouble.LATE_AFTER:
                 await asyncio.sleep(_LATE_S)
+        self._gate.told |= told
         return response
 
-    async def _carry_out(self, request: httpx.Request, fault: Fault | None) -> httpx.Response:
+    async def _carry_out(
+        self, request: httpx.Request, fault: Fault | None
+    ) -> tuple[httpx.Response, dict[str, Told]]:
         headers = Message()
         for name, value in request.headers.items():
             headers[name] = value
         asked = Request(request.method, request.url.path, headers, await request.aread())
-        server, event = self._world.server, self._world.event
         if fault is not None:
-            server.faults.add(Endpoint.ANY, fault)
-        event.work()
-        event.from_gate, before = self._gate, event.counted_so_far
-        answer, _ = server.respond(asked)
+            self._server.faults.add(Endpoint.ANY, fault)
+        self._event.work()
+        self._event.caller = self._gate.name
+        before = len(self._server.checkins)
+        answer, _ = self._server.respond(asked)
         endpoint = route(asked)[0]
-        if endpoint is Endpoint.CHECKIN and event.counted_so_far > before:
-            event.credit(self._gate, before)
-            self._world.called.add(_scan.get())
+        if endpoint is Endpoint.CHECKIN and len(self._server.checkins) > before:
+            self._gate.called.add(_scan.get())
+        told = {}
         if endpoint is Endpoint.BARCODES and answer.status == 200:
-            self._world.tell(self._gate)
-        dated = [] if server.habits.no_date_header else [("Date", formatdate(server.now(), usegmt=True))]
-        return httpx.Response(answer.status, headers=[*dated, *answer.headers], content=answer.body)
+            page = wire.read_page(answer.body, asked=int(headers["X-PAGINATION-PAGE"]), limit=PAGE)
+            told = {each.barcode_id: self._told(each.barcode_id) for each in page.tickets}
+        now = formatdate(self._server.now(), usegmt=True)
+        dated = [] if self._server.habits.no_date_header else [("Date", now)]
+        return httpx.Response(answer.status, headers=[*dated, *answer.headers], content=answer.body), told
 
-
-@dataclass
-class Told:
-    """What the server has told a gate of a ticket, and what the gate has done since."""
-
-    budget: int
-    canceled: bool
+    def _told(self, barcode: str) -> Told:
+        """What a row says of a ticket now, with what of this gate's check-ins is in it."""
+        ticket = self._event.tickets[barcode]
+        return Told(left(ticket) + self._event.counted[self._gate.name, barcode], bool(ticket.is_canceled))
 
 
 class ModelGate(Gate):
-    """A gate of the world. ``scans`` are all that it decided, over its restarts."""
+    """A gate of the world. What it decided and was told is remembered over its restarts."""
 
-    def __init__(self, world: "World", name: str, direct: bool) -> None:
-        self.world = world
+    def __init__(self, world: "World", name: str, setup: Setup, *, direct: bool) -> None:
         self.name = name
         self.direct = direct
-        self.boots = 0
-        self.wire = Wire(world, name)
         self.scans: list[Decided] = []
+        self.calls: dict[object, tuple[str, bool]] = {}
+        """Of each scan, its barcode and whether its guest was let in."""
+        self.called: set[object] = set()
+        """Scans that the server has checked in directly."""
         self.doubles: set[str] = set()
         self.told: dict[str, Told] = {}
+        self.wire = Wire(self, world.server, world.event)
+        self._world = world
+        self._setup = replace(setup, transport=self.wire)
+        self._boots = 0
         self.open()
 
-    def open(self) -> None:
-        """Starts it, as after a power cut."""
-        self.boots += 1
-        setup = replace(self.world.setup, transport=self.wire)
-        super().__init__(self.world.folder / self.name, self.world.server, self.world.time, setup)
-        self.clock = Clock(self.time, boot=f"boot {self.boots}")
-        self.asker._clock = self.link.clock = self.clock
+    def open(self, *, trust: TimeTrust = TimeTrust.SYNCHRONISED, off: float = 0.0) -> None:
+        """Starts it, at a moment at which its clock is so much to be trusted and so many seconds wrong."""
+        self._boots += 1
+        clock = Clock(self._world.time, trust, off, boot=f"boot {self._boots}")
+        super().__init__(self._world.folder / self.name, self._world.server, clock, self._setup)
         self.store.start()
-        put = self.store.put
+        self._put = self.store.put
+        self.store.put = self._watched_put  # type: ignore[method-assign]
 
-        async def watched(*args: Any, **named: Any) -> tuple[Double, ...]:
-            found = await put(*args, **named)
-            self.doubles |= {each.ticket.barcode_id for each in found}
-            return found
-
-        self.store.put = watched  # type: ignore[method-assign]
+    async def _watched_put(self, *args: Any, **named: Any) -> tuple[Double, ...]:
+        found = await self._put(*args, **named)
+        self.doubles |= {each.ticket.barcode_id for each in found}
+        return found
 
     def cut_off(self) -> None:
-        """Its power goes: nothing is finished, no file is closed in order."""
-        for task in asyncio.all_tasks(self.world.loop):
-            if task.get_name().startswith(self.name):
-                task.cancel()
+        """Its power goes: nothing is brought to an end."""
+        for task in tuple(self.asker._running):
+            task.cancel()
         self.store._mirror.close()
         self.store._journal.close()
 
-    def entries(self, barcode: str) -> list[Decided]:
-        """Guests that it let in with a ticket; a grant given again is the same guest."""
-        return [
-            each
-            for each in self.scans
-            if each.scan.barcode == barcode
+    async def guest(self, barcode: str, lane: str, direction: Any) -> Decided:
+        """A guest at a lane."""
+        call = object()
+        _scan.set(call)
+        self.calls[call] = barcode, False
+        decided = await self.scan(barcode, lane=lane, direction=direction, direct=self.direct)
+        self.calls[call] = barcode, decided.verdict.admitted
+        self.scans.append(decided)
+        return decided
+
+    def orphans(self, barcode: str) -> int:
+        """Check-ins at the server whose guests were not let in then."""
+        return [self.calls[call] for call in self.called].count((barcode, False))
+
+    def entries(self, barcode: str) -> int:
+        """Guests that it let in with a ticket; a grant given again is for the same guest."""
+        return sum(
+            each.scan.barcode == barcode
             and each.scan.direction is ENTRY
             and each.verdict.admitted
             and each.verdict.reason is not Reason.REGRANT
-        ]
+            for each in self.scans
+        )
+
+
+class World:
+    """The server, its gates, and time."""
+
+    def __init__(self, tickets: Sequence[ServerTicket], habits: Habits, *, lag_s: float) -> None:
+        self._stack = ExitStack()
+        self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
+        self._runner = self._stack.enter_context(asyncio.Runner(loop_factory=VirtualLoop))
+        loop = self._runner.get_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.time = VirtualTime(loop)
+        for name, stand_in in {
+            "Writer": AtOnce,
+            "SPANS": ((b"", b"\xff" * 17),),
+            "open_database": _unsynced,
+            "time": SimpleNamespace(monotonic=self.time.monotonic),
+        }.items():
+            self._stack.enter_context(mock.patch(f"gated.store.{name}", stand_in))
+        self.event = LaggingEvent(
+            service=Service(),
+            on_sale=NOON - DAY,
+            tickets={each.barcode_id: each for each in tickets},
+            lag_s=lag_s,
+        )
+        self.server = Simulator(self.event, clock=self.time.wall, habits=habits)
+        self.gates: list[ModelGate] = []
+
+    def add_gate(self, setup: Setup, *, direct: bool) -> None:
+        self.gates.append(ModelGate(self, f"gate {len(self.gates)}", setup, direct=direct))
+
+    def run(self, doing: Coroutine[Any, Any, T]) -> T:
+        """Runs until it is done; calls under way go on with the next."""
+        return self._runner.run(doing)
+
+    def pass_time(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _unsynced(path: Path, kind: str, *, synchronous: str) -> Connection:
+    return open_database(path, kind, synchronous="OFF")

@@ -220,7 +220,11 @@ def test_which_unknown_tickets_the_server_is_asked_about(counter, terms, directi
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({}, Reason.NO_ANSWER), ({"canceled": True}, Reason.CANCELED), ({"remaining": 0}, Reason.ALREADY_SCANNED)],
+    [
+        ({}, Reason.NO_ANSWER),
+        ({"canceled": True}, Reason.CANCELED),
+        ({"remaining": 0}, Reason.ALREADY_SCANNED),
+    ],
     ids=["good", "cancelled", "used"],
 )
 def test_where_only_the_server_may_admit_and_can_not_be_asked_nobody_is_admitted(counter, fields, reason):
@@ -550,7 +554,7 @@ def test_the_last_time_on_disk_is_the_lower_bound_while_the_time_is_unknown(tmp_
     assert after.decide(scan("T1", in_the_past)).verdict.reason is Reason.EXPIRED
     assert after.decide(scan("T2", in_the_past)).verdict.reason is Reason.VALID
     (wall_ms,) = after.journal_db.execute("SELECT wall_ms FROM scan ORDER BY seq DESC LIMIT 1").fetchone()
-    assert wall_ms == NOON.timestamp() * 1000
+    assert wall_ms == (NOON.timestamp() + 9.0) * 1000  # the seconds that the gate has run since count
     after.close()
 
 

@@ -138,12 +138,14 @@ class Call:
 
 lanes = st.sampled_from("AB")
 texts = st.sampled_from(["T1", "X1"])
-fates = st.sampled_from(["answered", "answered", "answered", "answer lost", "never arrived"])
+fates = st.sampled_from(["answered", "answered", "answer lost", "answer lost", "never arrived"])
 ends = st.sampled_from(
     ["answered", "answered", "too late", "too late", "cut off", "never arrived", "unreachable"]
 )
 late_ends = st.sampled_from(["answered", "answered", "cut off", "never arrived", "unreachable"])
 whiles = st.sampled_from([20, 60, 4 * 60, SETTLING_S - 1, SETTLING_S, 20 * 60])  # seconds
+
+lags = st.sampled_from([0, 0, 61, SETTLING_S - 1])  # seconds
 
 
 def nothing_is_asked(gate: "Gate") -> bool:
@@ -223,11 +225,17 @@ class Gate(RuleBasedStateMachine):
         else:
             self.came_of_it(answer)
 
-    @rule(lane=lanes, text=texts, end=ends)
-    def present_and_be_asked_about(self, lane: str, text: str, end: str) -> None:
-        self.present_at_a_lane_that_asks(lane, text)
-        if self.asks:
-            self.a_question_ends(end)
+    @precondition(nothing_is_asked)
+    @rule(guests=st.lists(st.tuples(lanes, texts, ends), min_size=1, max_size=4), seconds=st.integers(1, 4))
+    def guest_and_copies_come_one_after_another(
+        self, guests: list[tuple[str, str, str]], seconds: int
+    ) -> None:
+        for lane, text, end in guests:
+            self.present_at_a_lane_that_asks(lane, text)
+            if self.asks:
+                self.a_question_ends(end)
+            if not self.calls:
+                self.now += seconds
 
     @precondition(lambda self: self.asks)
     @rule(end=ends)
@@ -304,7 +312,7 @@ class Gate(RuleBasedStateMachine):
     def a_person_retries_what_is_parked(self) -> None:
         self.counter.outbox.retry()
 
-    @rule(lag=st.sampled_from([0, 0, 61, SETTLING_S - 1]))
+    @rule(lag=lags)
     def download(self, lag: int) -> None:
         state = self.server.shown(max(0.0, self.now - lag))
         self.told = max(self.told, state.resets)
@@ -336,10 +344,10 @@ class Gate(RuleBasedStateMachine):
         self.now += seconds
 
     @precondition(nothing_is_asked)
-    @rule(seconds=whiles)
-    def the_gate_is_quiet_and_downloads(self, seconds: int) -> None:
+    @rule(seconds=whiles, lag=lags)
+    def the_gate_is_quiet_and_downloads(self, seconds: int, lag: int) -> None:
         self.now += seconds
-        self.download(0)
+        self.download(lag)
 
     @rule(seconds=whiles, arrived=st.booleans(), uploading=st.booleans())
     def the_power_goes(self, seconds: int, arrived: bool, uploading: bool) -> None:

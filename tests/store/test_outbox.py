@@ -167,7 +167,7 @@ def test_a_scan_of_an_earlier_boot_goes_out_at_its_lower_bound(counter):
     counter.upload(0.0)
     counter.decide(scan("T2", moment(10.0, UNKNOWN, "earlier", NOON - timedelta(days=99))))
     (row,) = counter.outbox.freeze("S1", 50, moment(5.0, boot="next", wall=NOON + timedelta(days=1)))
-    assert row.checked_in_time == UNIX_NOON
+    assert row.checked_in_time == UNIX_NOON + 10
     trust = counter.journal_db.execute("SELECT trust FROM scan WHERE seq = ?", (row.seq,)).fetchone()
     assert trust == ("unknown",)
 

@@ -8,7 +8,7 @@ import pytest
 
 from gated.api.simulator import Event, Habits, Simulator
 from gated.store.database import Connection, open_database
-from tests.sync.rig import Gate, Setup, Time, server_of
+from tests.sync.rig import Gate, GateClock, Setup, Time, server_of
 
 Serve = Callable[..., Simulator]
 Open = Callable[..., Awaitable[Gate]]
@@ -46,7 +46,7 @@ async def open_gate(tmp_path: Path, passing: Time) -> AsyncIterator[Open]:
     gates: list[Gate] = []
 
     async def opening(server: Simulator, setup: Setup | None = None, name: str = "gate") -> Gate:
-        gate = Gate(tmp_path / name, server, passing, setup or Setup())
+        gate = Gate(tmp_path / name, server, GateClock(passing), setup or Setup())
         gate.store.start()
         gates.append(gate)
         return gate

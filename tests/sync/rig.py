@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -33,9 +33,17 @@ DAY = 24 * 3600
 ENTRY, EXIT = Direction.ENTRY, Direction.EXIT
 
 
+class Passing(Protocol):
+    """What both clocks go by, the gate's and the server's."""
+
+    def monotonic(self) -> float: ...
+
+    def wall(self) -> float: ...
+
+
 @dataclass
 class Time:
-    """What both clocks go by: the machine's time, and ``ahead`` seconds more."""
+    """The machine's time, and ``ahead`` seconds more."""
 
     ahead: float = 0.0
 
@@ -50,14 +58,15 @@ class Time:
 class GateClock:
     """The gate's clock; remembers what the API has taught it. ``off`` is how wrong it is, in seconds."""
 
-    time: Time
+    time: Passing
     trust: TimeTrust = TimeTrust.SYNCHRONISED
     off: float = 0.0
+    boot: str = "boot"
     learnt: list[datetime] = field(default_factory=list)
 
     def now(self) -> Moment:
         wall = datetime.fromtimestamp(self.time.wall() + self.off, UTC)
-        return Moment(wall, self.trust, self.time.monotonic(), "boot")
+        return Moment(wall, self.trust, self.time.monotonic(), self.boot)
 
     def learn(self, server: datetime, monotonic: float) -> None:
         self.learnt.append(server)
@@ -72,21 +81,24 @@ class Setup:
     service: str | None = None
     page_size: int = 500
     password: str = "secret"
+    transport: httpx.AsyncBaseTransport | None = None
 
 
 class Gate:
     """The parts of one gate that talk, and a desk to scan at."""
 
-    def __init__(self, folder: Path, server: Simulator, passing: Time, setup: Setup) -> None:
+    def __init__(self, folder: Path, server: Simulator, clock: GateClock, setup: Setup) -> None:
         self.server = server
-        self.time = passing
         self.folder = folder
-        self.clock = GateClock(passing)
+        self.clock = clock
+        self.time = passing = clock.time
         self.store = Store(folder, setup.rules)
         settings = ApiSettings(
             base_url=server.url, username="gate", device_info="DEVICE_ID:TEST", page_size=setup.page_size
         )
-        self.api = TicketScanApi(settings, setup.password, monotonic=passing.monotonic)
+        self.api = TicketScanApi(
+            settings, setup.password, transport=setup.transport, monotonic=passing.monotonic
+        )
         self.asker = Asker(self.api, self.store, setup.asking, self.clock)
         self.link = Link(self.api, self.store, self.asker, self.clock, setup.service)
         self.uploads = Uploads(self.link)
@@ -103,6 +115,7 @@ class Gate:
             ask_known=direct and self.asker.worthwhile,
             ask_unknown=self.asker.worthwhile,
             rationed=self.asker.rationed(scan.lane),
+            unasked=direct and not self.asker.worthwhile and not self.asker.falls_back,
         )
         answer = await self.store.decide(scan, terms)
         return await self.asker.ask(answer) if isinstance(answer, Ask) else answer
@@ -161,7 +174,7 @@ def event(*tickets: ServerTicket, plain: int = 0, now: float | None = None) -> E
     )
 
 
-def server_of(made: Event, passing: Time, habits: Habits | None = None) -> Simulator:
+def server_of(made: Event, passing: Passing, habits: Habits | None = None) -> Simulator:
     """A server for the event, by the common time."""
     return Simulator(made, clock=passing.wall, habits=habits)
 

@@ -13,10 +13,11 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from endings import Endings
+from endings import Endings, plan
 from pi import CDC, HID, KEYBOARD, SERIAL, Journal, Outputs, Scanner, Simulator, Unit, run, wait_for
 
 ENTRY, EXIT = 17, 22
@@ -36,6 +37,7 @@ journal = Journal("gated")
 unit = Unit("gated")
 servers: list[Simulator] = []
 tickets = (f"GATED{number:06}" for number in itertools.count(20))
+endings = Endings(outputs, scanner, journal, unit, tickets)
 
 
 def read(lane: str, barcode: str, *, opens: bool = True) -> Fact:
@@ -399,12 +401,6 @@ def detached(lane: str, usb_class: int, barcode: str) -> Fact:
     }
 
 
-def endings() -> Fact:
-    """The gate is ended and comes back CYCLES times; see endings.py."""
-    cycles = Endings(outputs, scanner, journal, unit, tickets)
-    return cycles.run(CYCLES)
-
-
 # Each with the seconds it may take on an emulated processor.
 STEPS: tuple[tuple[Callable[[], Fact], int], ...] = (
     (install, 240),
@@ -431,11 +427,11 @@ STEPS: tuple[tuple[Callable[[], Fact], int], ...] = (
     (day, 10),
     (fail_safe, 60),
     (detach, 240),
-    (endings, 60 + 60 * CYCLES),
+    (endings.begin, 120),
 )
 
 
-def said(step: Callable[[], Fact], limit: int) -> Fact:
+def said(name: str, step: Callable[[], Fact], limit: int) -> Fact:
     """The step's fact, or the error that ended it."""
     signal.alarm(limit)
     began = time.monotonic()
@@ -445,7 +441,7 @@ def said(step: Callable[[], Fact], limit: int) -> Fact:
         fact = {"error": traceback.format_exc(), "journal": journal.texts[-20:]}
     finally:
         signal.alarm(0)
-    return {"step": step.__name__, "seconds": round(time.monotonic() - began, 1)} | fact
+    return {"step": name, "seconds": round(time.monotonic() - began, 1)} | fact
 
 
 def on_alarm(*_: object) -> None:
@@ -454,4 +450,6 @@ def on_alarm(*_: object) -> None:
 
 signal.signal(signal.SIGALRM, on_alarm)
 for step, limit in STEPS:
-    print(json.dumps(said(step, limit)), flush=True)
+    print(json.dumps(said(step.__name__, step, limit)), flush=True)
+for number, (end, moment) in enumerate(plan(CYCLES)):
+    print(json.dumps(said(f"ending {number}", partial(endings.cycle, end, moment), 180)), flush=True)
