@@ -32,17 +32,21 @@ class Movement:
     left_before: int
     time: datetime
     lane: str
+    newer: bool = False
+    """Acknowledged after the ticket's row was asked for: the row does not show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
     """The sum of a ticket's unsettled movements, and the lapsed grant that waits, if any.
 
-    ``acknowledged`` and ``pending`` are entries; ``unsent`` are movements of either direction that the server
-    has not acknowledged.
+    ``acknowledged`` and ``pending`` are entries, ``newer`` are those of the acknowledged ones that the
+    ticket's row can't show; ``unsent`` are movements of either direction that the server has not
+    acknowledged.
     """
 
     acknowledged: int = 0
+    newer: int = 0
     pending: int = 0
     exits: int = 0
     unsent: int = 0
@@ -68,6 +72,7 @@ def overlay_of(movements: Iterable[Movement], *, lapsed: bool = False) -> Overla
     acknowledged = sum(each.acknowledged for each in entries)
     return Overlay(
         acknowledged=acknowledged,
+        newer=sum(each.acknowledged and each.newer for each in entries),
         pending=len(entries) - acknowledged,
         exits=len(moved) - len(entries),
         unsent=sum(not each.acknowledged for each in moved),
@@ -84,7 +89,8 @@ def used(ticket: Ticket | None, overlay: Overlay) -> int:
     counted = ticket.checked_in if ticket else 0
     if overlay.first_entry is None:
         return counted
-    return max(counted, overlay.first_entry.count_before + overlay.acknowledged) + overlay.pending
+    perhaps_shown = overlay.acknowledged - overlay.newer
+    return max(counted, overlay.first_entry.count_before + perhaps_shown) + overlay.newer + overlay.pending
 
 
 def exceeds(ticket: Ticket) -> bool:

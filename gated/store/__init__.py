@@ -198,12 +198,7 @@ class Store:
     async def settle_lost(self, asked: float) -> dict[Lost, int]:
         """Decides on the lost rows by a whole download that was asked for at monotonic ``asked``."""
         return await self._writer.do(
-            lambda: self._outbox.settle_lost(
-                self._desk.service,
-                self._running.at(asked),
-                self._mirror.shown,
-                self._running.at(time.monotonic()),
-            )
+            lambda: self._outbox.settle_lost(self._desk.service, self._running.at(asked), self._mirror.shown)
         )
 
     async def retry_parked(self) -> int:

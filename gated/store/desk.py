@@ -271,9 +271,10 @@ class Desk:
     def _look_up(self, scan: Scan, found: Found | None) -> _Case:
         scanned = self._mirror.digest(scan.barcode)
         digest = found.digest if found else scanned
-        history = self._journal.history(digest, found.asked_ms if found else -1, scanned)
+        asked_ms = found.asked_ms if found else -1
+        history = self._journal.history(digest, asked_ms, scanned)
         waiting = [entry for entry in self._unwritten if entry.ticket in (digest, scanned)]
-        movements = history.movements + tuple(_movement(entry) for entry in waiting if entry.moves)
+        movements = history.movements + tuple(_movement(entry, asked_ms) for entry in waiting if entry.moves)
         lapsed = history.lapsed
         if lapsed is not None and (self._too_old(lapsed, scan) or any(_admits(entry) for entry in waiting)):
             lapsed = None
@@ -389,7 +390,7 @@ def _admits(entry: Entry) -> bool:
     return entry.verdict.admitted
 
 
-def _movement(entry: Entry) -> Movement:
+def _movement(entry: Entry, asked_ms: int) -> Movement:
     scan = entry.scan
     return Movement(
         scan.direction,
@@ -398,4 +399,5 @@ def _movement(entry: Entry) -> Movement:
         entry.left_before,
         scan.at.wall,
         scan.lane,
+        newer=entry.acknowledged_ms is not None and entry.acknowledged_ms > asked_ms,
     )

@@ -144,7 +144,9 @@ class Journal:
             if settled and direction not in unsettled:
                 continue
             unsettled.add(direction)
-            movements.append(Movement(direction, acknowledged is not None, count, left, _time(wall), lane))
+            newer = acknowledged is not None and acknowledged > asked_ms
+            movement = Movement(direction, acknowledged is not None, count, left, _time(wall), lane, newer)
+            movements.append(movement)
         return History(tuple(movements), lapsed)
 
     def lost_call(self, tickets: Sequence[bytes], since_ms: int) -> tuple[int, Window] | None:

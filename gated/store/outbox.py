@@ -152,7 +152,7 @@ class Outbox:
                 self._update(row.seq, "sending = 0, parked = ?", why)
 
     def settle_lost(
-        self, service: str, asked_ms: int, shown: Callable[[bytes], Shown | None], running_ms: int
+        self, service: str, asked_ms: int, shown: Callable[[bytes], Shown | None]
     ) -> dict[Lost, int]:
         """Decides on each lost row by a download that was asked for at ``asked_ms``; counts the decisions.
 
@@ -174,7 +174,7 @@ class Outbox:
                 counts[fate] += 1
                 match fate:
                     case Lost.RECORDED:
-                        self._acknowledge(row.seq, running_ms)
+                        self._acknowledge(row.seq, asked_ms)
                     case Lost.AGAIN:
                         self._send_again(row.seq)
                     case Lost.UNCERTAIN:

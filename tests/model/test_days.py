@@ -26,7 +26,7 @@ from gated.core.overlay import SETTLING
 from gated.core.scan import TimeTrust
 from gated.core.verdict import Origin
 from gated.errors import ApiError
-from gated.store import Decided, DeskRules, Passage
+from gated.store import Decided, DeskRules, Passage, Waiting
 from tests.model.world import PAGE, ModelGate, PowerCut, Trouble, World
 from tests.sync.rig import ENTRY, EXIT, Setup
 
@@ -229,21 +229,30 @@ class Days(RuleBasedStateMachine):
                     gate.due.append("full")  # the hour is over
                 await gate.sync(rounds=1)
                 await gate.store.retry_parked()  # a person looks after them
-            if not any([await gate.outbox() for gate in self.world.gates]):
+            if not await self.waiting():
                 break
-        assert [await gate.outbox() for gate in self.world.gates] == [{}, {}]
+        assert await self.waiting() == []
         await asyncio.sleep(self.world.event.lag_s)
         self.world.event.work()
         for gate in self.world.gates:
             await gate.downloads.delta()
             await gate.downloads.full()
 
+    async def waiting(self) -> list[Waiting]:
+        """Scans that the server should have by now.
+
+        One that refuses check-outs with a bare 400 leaves open whether it takes any: they are kept.
+        """
+        rows = [row for gate in self.world.gates for row in await gate.store.outbox_rows(0, 10_000)]
+        bare = self.world.server.habits.refusals is Refusals.MESSAGE_400
+        return [row for row in rows if not (bare and row.code == 200)]
+
     def check_counts(self, barcode: str) -> None:
         """The server has every guest, and none twice but marked; too many are known to all concerned."""
         event = self.world.event
         for gate in self.world.gates:
             counted = event.counted[gate.name, barcode]
-            elsewhere = sum(event.counted.values()) - counted
+            elsewhere = sum(event.counted[each.name, barcode] for each in self.world.gates) - counted
             let_in = gate.entries(barcode)
             doubtful = _lost_calls(gate, barcode) if elsewhere else 0
             assert let_in - doubtful <= counted, (gate.name, barcode)
@@ -278,7 +287,7 @@ class Days(RuleBasedStateMachine):
         gate.asker.service = None
         gate.direct = False
         for barcode, ticket in self.world.event.tickets.items():
-            decided = await gate.guest(barcode, *("left", ENTRY))
+            decided = await gate.guest(barcode, "left", ENTRY)
             assert decided.verdict.code == entry_code(ticket, self.world.server.now()), (gate.name, barcode)
 
 

@@ -318,7 +318,7 @@ class Gate(RuleBasedStateMachine):
         self.told = max(self.told, state.resets)
         self.counter.load(self.server.row(state), asked=self.monotonic)
         shown = self.counter.mirror.shown
-        self.counter.outbox.settle_lost("S1", self.running_ms, shown, self.running_ms)
+        self.counter.outbox.settle_lost("S1", self.running_ms, shown)
 
     # What else happens
 

@@ -245,7 +245,7 @@ def shows(last_in: int | None, last_out: int | None = None, *, asked: float = 3.
     def download(counter: Counter, row: Row) -> None:
         entries = 5 if row.barcode_id == "MANY" else 1
         shown = Shown(last_in, last_out, entries)
-        counter.outbox.settle_lost("S1", counter.running.at(asked), lambda _: shown, 4000)
+        counter.outbox.settle_lost("S1", counter.running.at(asked), lambda _: shown)
 
     return download
 
@@ -312,7 +312,7 @@ def test_after_a_power_cut_in_mid_sending_nothing_is_sent_blindly(tmp_path, arri
         last_checked_in=NOON + timedelta(seconds=7) if arrived else None,
     )
     after.load(shown, asked=30.0)
-    counts = after.outbox.settle_lost("S1", after.running.at(30.0), after.mirror.shown, 40_000)
+    counts = after.outbox.settle_lost("S1", after.running.at(30.0), after.mirror.shown)
     assert fate(after, row.seq) == ("gone" if arrived else then)
     assert sum(counts.values()) == 1
     assert after.decide(scan(at=moment(50.0))).verdict.admitted == (remaining > 1)
@@ -335,7 +335,7 @@ def test_how_lost_rows_were_decided_on_is_counted(counter):
     counter.outbox.lose(freeze(counter), 2000)
     shown = {counter.mirror.digest("T1"): Shown(UNIX_NOON, None, 1), counter.mirror.digest("T2"): None}
     other = Shown(None, None, 5)
-    counts = counter.outbox.settle_lost("S1", 3000, lambda ticket: shown.get(ticket, other), 4000)
+    counts = counter.outbox.settle_lost("S1", 3000, lambda ticket: shown.get(ticket, other))
     assert counts == {Lost.RECORDED: 1, Lost.AGAIN: 1, Lost.UNCERTAIN: 1}
     assert counter.outbox.size().parked == 1
 
@@ -343,7 +343,7 @@ def test_how_lost_rows_were_decided_on_is_counted(counter):
 def test_the_mirror_of_one_service_proves_nothing_about_the_scans_of_another(counter):
     row = one(counter, MULTI)
     lose(counter, row)
-    counter.outbox.settle_lost("S2", 3000, lambda _: None, 4000)
+    counter.outbox.settle_lost("S2", 3000, lambda _: None)
     assert fate(counter, row.seq) == UNCERTAIN
 
 
@@ -366,7 +366,7 @@ def lost_call(
 
 def settle(counter: Counter, asked: float, **shown: object) -> None:
     counter.load(ticket("MANY", **shown), asked=asked)
-    counter.outbox.settle_lost("S1", counter.running.at(asked), counter.mirror.shown, 90_000)
+    counter.outbox.settle_lost("S1", counter.running.at(asked), counter.mirror.shown)
 
 
 @pytest.mark.parametrize(
@@ -480,7 +480,7 @@ def test_no_barcode_is_left_in_any_file_once_the_server_has_its_scan(counter, tm
     counter.outbox.park(freeze(counter, 20), "refused")
     counter.outbox.lose(freeze(counter, 20), 2000)
     counter.outbox.keep(freeze(counter, 20))
-    counter.outbox.settle_lost("S1", 3000, counter.mirror.shown, 4000)
+    counter.outbox.settle_lost("S1", 3000, counter.mirror.shown)
     waiting = {row.barcode_id for row in counter.outbox.rows(0, 999)}
     assert counter.outbox.size().parked == 30  # twenty were refused, ten are uncertain
     assert written() == [barcode for barcode in barcodes if barcode in waiting]
