@@ -51,6 +51,14 @@ PENDING, ACKNOWLEDGED = False, True
         ("the organiser reset it, ours is not settled", ticket(1, 0), [entry(ACKNOWLEDGED)], 1, 0),
         ("the organiser reset it, ours is settled", ticket(1, 0), [], 0, 1),
         ("no remaining, a maximum", ticket(None, 1, most=3), [entry(PENDING, 1)], 2, 1),
+        ("sent after the row was asked for", ticket(3, 0), [replace(entry(ACKNOWLEDGED), newer=True)], 1, 2),
+        (
+            "another gate's and ours counted, one more sent after the row was asked for",
+            ticket(1, 2),
+            [entry(ACKNOWLEDGED), replace(entry(ACKNOWLEDGED, 2), newer=True)],
+            3,
+            0,
+        ),
         ("neither", ticket(None, 0), [entry(PENDING)], 1, 0),
     ],
 )

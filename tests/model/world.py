@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 NOON = datetime(2027, 7, 16, 12, tzinfo=UTC).timestamp()
 PAGE = 3
-_LATE_S = 3.0
+# Seconds: a request and its answer on the way, each; an answer that comes too late for its guest.
+_WAY_S, _LATE_S = 0.02, 3.0
 # Which scan a call is about: the task of a call inherits it.
 _scan: ContextVar[object] = ContextVar("scan", default=None)
 
@@ -120,10 +121,13 @@ class LaggingEvent(Event):
     """The gate whose request is being carried out."""
     counted: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Check-ins, by gate and barcode."""
+    mistaken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Check-ins that were taken for a repeat of another gate's in the same second, by gate and barcode."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._queue: list[tuple[float, str, Sequence[UploadedScan], bool]] = []
+        self._whose: dict[tuple[str, int], str] = {}
 
     def upload(self, scans: Sequence[UploadedScan], *, deduplicate: bool = False) -> None:
         self._queue.append((self.clock() + self.lag_s, self.caller, scans, deduplicate))
@@ -134,6 +138,9 @@ class LaggingEvent(Event):
         while self._queue and self._queue[0][0] <= self.clock():
             _, gate, scans, deduplicate = self._queue.pop(0)
             before = len(self._movements)
+            for scan in (each for each in scans if deduplicate and each.status_code == 100):
+                if self._whose.setdefault((scan.barcode_id, scan.checked_in_time), gate) != gate:
+                    self.mistaken[gate, scan.barcode_id] += 1
             super().upload(scans, deduplicate=deduplicate)
             self._credit(gate, before)
 
@@ -175,7 +182,9 @@ class Wire(httpx.AsyncBaseTransport):
                 raise PowerCut
             case Trouble.LATE_BEFORE:
                 await asyncio.sleep(_LATE_S)
+        await asyncio.sleep(_WAY_S)
         response, told = await self._carry_out(request, _FAULTS.get(trouble) if trouble else None)
+        await asyncio.sleep(_WAY_S)
         match trouble:
             case Trouble.LOST_AFTER:
                 raise httpx.RemoteProtocolError("as planned")

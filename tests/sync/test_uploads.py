@@ -415,3 +415,32 @@ async def test_a_replayed_check_out_without_an_answer_goes_again_marked(
     assert await gate.outbox() == {}
     assert len([each for each in gate.server.event.movements if not each.checked_in]) == 1
     assert marked(gate) == 1
+
+
+# What an acknowledgement does to the count
+
+
+async def test_an_acknowledged_entry_gives_none_back_while_the_mirror_shows_older_ones_of_other_gates(
+    serve: Serve, open_gate: Open
+) -> None:
+    server = serve(event(three()))
+    north, south = [await open_gate(server, name=name) for name in ("north", "south")]
+    for gate in (north, south):
+        await gate.downloads.full()
+        await gate.admit("THREE")
+        await gate.uploads.run()
+    await north.downloads.delta()
+    await north.admit("THREE")
+    await north.uploads.run()
+    assert (await north.scan("THREE")).verdict.code == 50
+    assert north.checked_in() == {"THREE": 3}
+
+
+async def test_an_upload_found_in_a_download_is_counted_once(serve: Serve, open_gate: Open) -> None:
+    gate = await ready(serve, open_gate, three())
+    await gate.admit("THREE")
+    gate.server.faults.add("upload", Fault.CLOSED_AFTER)
+    await failing(gate.uploads.run)
+    await gate.downloads.delta()
+    await gate.admit("THREE", "THREE")
+    assert (await gate.scan("THREE")).verdict.code == 50
