@@ -780,14 +780,14 @@ async def test_each_fault_is_one_error_and_the_next_call_is_good(
 async def test_a_slow_server_is_an_answer_lost_by_its_time_out(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brief = link.Patience(httpx.Timeout(0.05), whole_s=0.15)
+    brief = link.Patience(httpx.Timeout(5.0, read=0.25), whole_s=0.3)
     monkeypatch.setattr("gated.api.client._DIRECT", brief)
     api = TicketScanApi(replace(SETTINGS, base_url=simulator.url), "secret")
     service = await service_of(api)
-    simulator.faults.add("checkin", "timeout_after", seconds=0.2)
+    simulator.faults.add("checkin", "timeout_after", seconds=0.5)
     with pytest.raises(ApiAnswerLost, match="ReadTimeout"):
         await api.check_in(service, "GATED-REGULAR")
-    simulator.faults.add("checkin", "slow_drip", seconds=0.5)
+    simulator.faults.add("checkin", "slow_drip", seconds=1.0)
     with pytest.raises(ApiAnswerLost, match="given up"):
         await api.check_in(service, "GATED-VIP")
     assert len(simulator.checkins) == 2
