@@ -317,6 +317,20 @@ def test_an_exit_whose_scanner_is_lost_is_free_and_a_held_one_stands_open() -> N
     virtually(act())
 
 
+def test_an_exit_that_loses_its_scanner_in_mid_pulse_finishes_the_pulse() -> None:
+    async def act() -> None:
+        rig = Rig()
+        lane = rig.add(EXIT)
+        await rig.start()
+        await rig.scan("A")
+        rig.scanners[0].lose()
+        assert lane.view()["state"] == "free"
+        await rig.wait(1)
+        assert rig.pins.times(RELEASE) == [(0.01, True), (0.51, False)]
+
+    virtually(act())
+
+
 def test_a_broken_lamp_never_keeps_a_guest_out() -> None:
     async def act() -> None:
         rig = Rig()

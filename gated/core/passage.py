@@ -363,10 +363,12 @@ def _barrier_at_rest(state: State, rules: LaneRules) -> Effects:
     """A barrier that is held stays released in ``free`` and in an emergency.
 
     A pulse barrier can't be held: in ``free`` each read pulses it, in an emergency its own wired input does.
-    A pulse that has not ended is ended, or the next one would be no second pulse to the turnstile.
+    A pulse that has not ended is ended, or the next one would be no second pulse to the turnstile; but not by
+    ``free``, which takes nothing from the guest who was just let through: cut short, it may be none at all.
     """
-    held = rules.profile is Profile.HOLD and state in (State.FREE, State.EMERGENCY)
-    return (Release(),) if held else (Relock(),)
+    if rules.profile is Profile.HOLD and state in (State.FREE, State.EMERGENCY):
+        return (Release(),)
+    return () if state is State.FREE else (Relock(),)
 
 
 def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead) -> Step:
