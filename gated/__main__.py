@@ -4,6 +4,7 @@ Exit status: 0 good, 1 no-go, 2 misuse or a configuration that can't be used (sy
 """
 
 import asyncio
+import gc
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ if __name__ == "__main__":
 import click
 
 from gated.config import load, password
+from gated.core.plain import plain
 from gated.errors import ConfigError, GatedError
 from gated.systemd import STATE_DIRECTORY, credentials_directory, runtime_directory
 
@@ -77,12 +79,12 @@ def _tell_programs(error: GatedError) -> None:
 
 
 def _tell_people(error: GatedError, config_path: Path | None) -> None:
-    lines = str(error).splitlines()
+    lines = [plain(line) for line in str(error).split("\n")]
     if isinstance(error, ConfigError) and str(config_path) not in str(error):
         lines.insert(0, f"{config_path} can't be used:")
     click.echo("\n  ".join([f"gated: {lines[0]}", *lines[1:]]), err=True)
     if error.hint:
-        click.echo(error.hint, err=True)
+        click.echo(plain(error.hint), err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,13 +103,17 @@ def main() -> None:
 @config_option
 def run(config_path: Path) -> None:
     """Run the gate, in the foreground, as systemd does at boot."""
+    # Until it is ready: what is made until then stays, and a fifth of the start went into looking it through.
+    gc.disable()
     from gated import log
     from gated.app import App
+    from gated.names import Loop
 
     config = load(config_path)
     secret = password(config, credentials_directory())
     log.set_up()
-    asyncio.run(App(config, secret).run())
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(App(config, secret).run())
 
 
 @main.command()
@@ -149,7 +155,7 @@ def check_config(config_path: Path, *, as_json: bool) -> None:
         click.echo(json.dumps({"good": True, "mistakes": []}))
     else:
         lanes = ", ".join(f"{lane.name} ({lane.direction})" for lane in config.lanes)
-        click.echo(f"{config_path} is good\n  gate   {config.gate.name}\n  lanes  {lanes}")
+        click.echo(f"{config_path} is good\n  gate   {plain(config.gate.name)}\n  lanes  {lanes}")
 
 
 @main.command()
@@ -269,7 +275,7 @@ def explain(barcode: str, config_path: Path, *, as_json: bool) -> None:
     id, as the log tells it.
     """
     answer = _answer(config_path, "explain", barcode=barcode)
-    click.echo(json.dumps(answer["explanation"]) if as_json else "\n".join(answer["lines"]))
+    click.echo(json.dumps(answer["explanation"]) if as_json else "\n".join(map(plain, answer["lines"])))
 
 
 @main.group()
@@ -386,14 +392,18 @@ def _answer(config_path: Path, command: str, **arguments: object) -> dict[str, A
 
 
 @main.group(invoke_without_command=True)
+@config_option
+@json_option
 @click.pass_context
-def outbox(ctx: click.Context) -> None:
+def outbox(ctx: click.Context, config_path: Path, *, as_json: bool) -> None:
     """What the server has not acknowledged yet.
 
     Without a command: list.
     """
+    options = {"config_path": config_path, "as_json": as_json}
+    ctx.default_map = dict.fromkeys(("list", "retry", "export"), options)  # for those before the command
     if ctx.invoked_subcommand is None:
-        ctx.invoke(outbox_list, config_path=CONFIG, as_json=False)
+        ctx.invoke(outbox_list, **options)
 
 
 @outbox.command("list")
@@ -419,7 +429,7 @@ def outbox_retry(config_path: Path, *, as_json: bool) -> None:
     What the server may have already is marked in the journal.
     """
     answer = _answer(config_path, "outbox-retry")
-    click.echo(json.dumps(answer) if as_json else f"{answer['retried']} parked scans go again")
+    click.echo(json.dumps(answer) if as_json else f"parked scans that go again: {answer['retried']}")
 
 
 @outbox.command("export")
@@ -436,7 +446,7 @@ def outbox_export(file: TextIO, config_path: Path, *, as_json: bool) -> None:
     for answer in _ask(config_path, "outbox", clear=True):
         file.write(json.dumps(answer) + "\n")
         count += 1
-    click.echo(json.dumps({"exported": count}) if as_json else f"{count} scans exported", err=True)
+    click.echo(json.dumps({"exported": count}) if as_json else f"scans exported: {count}", err=True)
 
 
 def _ask(config_path: Path, command: str, **arguments: object) -> Iterator[dict[str, Any]]:
@@ -458,7 +468,7 @@ def _state_dir(config_path: Path) -> Path:
         try:
             gate = tomllib.loads(config_path.read_text("utf-8-sig")).get("gate", {})
             return Path(gate.get("state_dir", STATE_DIRECTORY))
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             pass
         raise
 

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from traceback import walk_tb
+from typing import Any
 
 from gated import __version__, failsafe, log
 from gated.api.client import ApiSettings, TicketScanApi
@@ -27,10 +29,10 @@ from gated.contacts import EmergencyInput
 from gated.control import SOCKET, ControlServer, check_alone
 from gated.core import backoff
 from gated.core.emergency import Came
-from gated.core.passage import EmergencyBegan, EmergencyEnded, Mode, ModeCommanded
+from gated.core.events import EmergencyBegan, EmergencyEnded, Mode, ModeCommanded
 from gated.core.scan import LaneName
 from gated.core.signals import Outcome
-from gated.errors import ApiRefused, GatedError
+from gated.errors import ApiRefused, ControlError, GatedError, StoreError
 from gated.interlock import Interlock
 from gated.jobs import Jobs
 from gated.lane import Gate, RunningLane
@@ -49,6 +51,9 @@ _DELTA_EVERY = timedelta(seconds=120)  # until the service says otherwise
 _FULL_EVERY = timedelta(hours=1)
 _WARM_EVERY, _PROBE_EVERY = timedelta(seconds=15), timedelta(seconds=5)  # an idle connection lasts 20 s
 _UPKEEP_EVERY = timedelta(seconds=20)
+# For systemd, whose limit of a start is a matter of seconds: a damaged journal is salvaged row by row.
+_SALVAGE_MOST = timedelta(minutes=10)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class App:
@@ -65,17 +70,21 @@ class App:
         self._watchers = Watchers()
         self._upload_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failed_callback: BaseException | None = None
+        self._control_lost = False
+        self._mirrors_renewed = 0  # those that were told of
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Runs the gate until it is told to stop. Raises GatedError if it can't start or a part has died."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         async with AsyncExitStack() as stack:
             await self._start(stack)
-            gc.collect()
             gc.freeze()  # what is there now stays: a full collection took 25 ms, in which no scan was read
+            gc.enable()
             self._notifier.send("READY=1", "STATUS=Lanes are working")
             self._log.info("ready", gate=self._config.gate.name, lanes=list(self._lanes), version=__version__)
             try:
@@ -91,11 +100,13 @@ class App:
         config = self._config
         socket = runtime_directory(config.gate.state_dir) / SOCKET
         check_alone(socket)
-        pins = open_pins(config.pins.factory, asyncio.get_running_loop())
+        self._pins = pins = open_pins(config.pins.factory, asyncio.get_running_loop())
         stack.callback(pins.close)
         if config.pins.factory is PinFactory.LGPIO:
             self._prepare_for_death()
+        self._notifier.send(f"EXTEND_TIMEOUT_USEC={_SALVAGE_MOST // _MICROSECOND}")
         self._store = Store(config.gate.state_dir, desk_rules(config))
+        self._notifier.send("WATCHDOG=1")  # it counts from here on: what is left takes no time
         self._store.start()
         stack.push_async_callback(self._store.close)
         self._emergency = await self._claim_emergency(pins)
@@ -103,9 +114,9 @@ class App:
         self._start_talk(stack)
         await self._start_lanes(pins, stack)
         self._start_jobs(stack)
-        control = ControlServer(socket, Commands(self._parts()).table())
-        await control.start()
-        stack.push_async_callback(control.close)
+        self._control = ControlServer(socket, Commands(self._parts()).table())
+        await self._control.start()
+        stack.push_async_callback(self._control.close)
 
     def _parts(self) -> Parts:
         return Parts(
@@ -231,7 +242,12 @@ class App:
         while not self._stopping.is_set():
             self._check_alive()
             self._notifier.send("WATCHDOG=1")
-            resting = self._resting(await self._health())
+            self._emergency.look()
+            if not self._control.alive:
+                await self._restart_control()
+            health = await self._health()
+            self._tell_of_store(health)
+            resting = self._resting(health)
             for lane in self._lanes.values():
                 lane.set_resting(resting)
             try:
@@ -241,11 +257,43 @@ class App:
                 continue
 
     def _check_alive(self) -> None:
-        dead = [name for name, lane in self._lanes.items() if not lane.alive]
-        if not self._store.alive:
-            dead.append(LaneName("store"))
+        """Raises GatedError, which ends gated, if a part is dead: nothing goes on with half of the gate."""
+        alive = {
+            **{f"lane {name}": lane.alive for name, lane in self._lanes.items()},
+            "store": self._store.alive,
+            "inputs": self._pins.alive,
+            "log": log.alive(),
+            "callback": self._failed_callback is None,
+        }
+        dead = [*(part for part, is_alive in alive.items() if not is_alive), *self._dead_jobs()]
         if dead:
+            self._log.error("dead", parts=dead)
             raise GatedError(f"dead: {', '.join(dead)}", hint="systemd starts gated again.")
+
+    def _dead_jobs(self) -> list[str]:
+        return [f"job {name}" for name in self._jobs.dead]
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours that raised has left its part in the middle of something: that part is dead.
+
+        What libraries do in callbacks of their own (a connection that breaks) is logged, and no more.
+        """
+        loop.default_exception_handler(context)
+        error = context.get("exception")
+        if "handle" in context and error is not None and _is_ours(error):
+            self._failed_callback = error
+
+    async def _restart_control(self) -> None:
+        """The gate goes on without commands for as long as it takes: no guest is to wait for them."""
+        try:
+            await self._control.restart()
+        except ControlError as error:
+            if not self._control_lost:
+                self._log.error("control_lost", error=str(error), hint=error.hint)
+            self._control_lost = True
+        else:
+            self._log.warning("control_restarted")
+            self._control_lost = False
 
     async def _health(self) -> Health | None:
         """The store's health; None while the disk makes it wait, which must not hold up anything here."""
@@ -254,6 +302,18 @@ class App:
                 return await self._store.health()
         except (TimeoutError, GatedError):
             return None
+
+    def _tell_of_store(self, health: Health | None) -> None:
+        """Alarms about the disk and the files on it; a mirror that was begun anew is downloaded at once."""
+        failing = health is None or health.undurable > 0
+        self._link.alarm_if(failing, "disk_failing", hint="Scans wait in memory: look at the card or disk.")
+        salvaged = self._store.salvaged
+        if salvaged is not None:
+            self._link.alarm_if(True, "journal_damaged", what_is_left=salvaged.describe())
+        if self._store.mirrors_renewed > self._mirrors_renewed:
+            self._mirrors_renewed = self._store.mirrors_renewed
+            self._link.alarm("mirror_damaged", hint="All tickets are downloaded again.")
+            self._run_soon("full")
 
     def _resting(self, health: Health | None) -> Outcome:
         if health is None or health.undurable:
@@ -290,6 +350,16 @@ class App:
         task.add_done_callback(self._tasks.discard)
 
     async def _journal_emergency(self, came: Came) -> None:
-        if came in (Came.LATCHED, Came.ENDED):
-            await self._store.set_note("emergency", int(came is Came.LATCHED))
-        await self._store.occurred("emergency", None, came, "", self._clock.now())
+        try:
+            if came in (Came.LATCHED, Came.ENDED):
+                await self._store.set_note("emergency", int(came is Came.LATCHED))
+            await self._store.occurred("emergency", None, came, "", self._clock.now())
+        except StoreError as error:
+            self._log.error("journal_failed", error=str(error), hint=error.hint)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error has come through code of gated."""
+    return any(
+        frame.f_globals.get("__name__", "").startswith("gated.") for frame, _ in walk_tb(error.__traceback__)
+    )

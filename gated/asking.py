@@ -8,8 +8,10 @@
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from gated import log
@@ -38,6 +40,11 @@ _REASONS = {
     220: Reason.NOT_CHECKED_IN,
     230: Reason.NOT_IN_SERVICE,
 }
+_ODD = "The ticket may be checked in at the server: a guest who scans again within two minutes may get in."
+_TWICE = (
+    "The server has counted one guest twice: gated explain SCAN-ID. Ask the organiser to give the entry back."
+)
+_SEVERAL = "The server may have checked in all these tickets, as for an order's number: let their guests in."
 _ADMITS = {Direction.ENTRY: (100, Reason.VALID), Direction.EXIT: (200, Reason.CHECKED_OUT)}
 
 
@@ -59,13 +66,14 @@ def verdict_of(answer: DirectAnswer, direction: Direction) -> Verdict | None:
     if answer.code not in _REASONS:
         return deny(None, Reason.REFUSED)
     expired = answer.ticket.expire_from or answer.ticket.valid_till if answer.ticket else None
-    time = {50: answer.last_checked_in, 60: expired}.get(answer.code)
+    entered = answer.last_checked_in if answer.matches else None  # a lost call of ours is told by this time
+    time = {50: entered, 60: expired}.get(answer.code)
     return deny(answer.code, _REASONS[answer.code], time=time)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What came of a call: the verdict if it was answered; whether it may be recorded without an answer."""
+    """What came of a call: the verdict if it was answered; whether it may be recorded without saying so."""
 
     verdict: Verdict | None
     maybe_recorded: bool
@@ -85,6 +93,8 @@ class Asker:
         self._running: set[asyncio.Task[Any]] = set()
         self.service: str | None = None
         """The chosen service; nothing can be asked before there is one."""
+        self.alarm: Callable[..., None] = partial(self._log.error, "alarm")
+        """Tells a person what to look at; the link shows it in the status too."""
 
     @property
     def falls_back(self) -> bool:
@@ -128,9 +138,9 @@ class Asker:
         self.answered()
         if answer.verdict.reason is Reason.UNKNOWN:
             self._unknown[ask.scan.lane].append(self._clock.now().monotonic)
-        return await self._store.settle(
-            ask, Reply(answer.verdict, ask.origin, answered=self._clock.now().monotonic)
-        )
+        answered = self._clock.now().monotonic
+        lost = window if answer.maybe_recorded else None
+        return await self._store.settle(ask, Reply(answer.verdict, ask.origin, answered, lost))
 
     async def close(self) -> None:
         """Lets requests under way end; each has a time-out of its own."""
@@ -150,12 +160,12 @@ class Asker:
         except ApiError as error:
             self._log.warning("ask_failed", error=str(error), hint=error.hint)
             return _Answer(None, maybe_recorded=error.may_be_done)
-        verdict = verdict_of(answer.value, ask.scan.direction)
-        if answer.value.elements > 1:
-            self._log.error("ask_answered_for_several", elements=answer.value.elements)
-        odd = verdict is None or verdict.reason is Reason.REFUSED
+        said, verdict = answer.value, verdict_of(answer.value, ask.scan.direction)
+        odd = verdict is None or verdict.reason is Reason.REFUSED or said.elements > 1
         if odd:
-            self._log.error("ask_not_understood", code=answer.value.code, said=answer.value.message)
+            text = said.message.replace(ask.barcode_id, "…").replace(ask.scan.barcode, "…")
+            hint = _SEVERAL if said.elements > 1 else _ODD
+            self.alarm(what="answer_odd", code=said.code, said=text, tickets=said.elements, hint=hint)
         return _Answer(verdict, maybe_recorded=odd)
 
     async def _fall_back(self, ask: Ask, call: Window | None) -> Decided:
@@ -165,10 +175,12 @@ class Asker:
     async def _settle_late(self, call: "asyncio.Task[_Answer]", decided: Decided) -> None:
         """What became of a call that its guest did not wait for.
 
-        Four ways it can have ended, and what is done:
+        Five ways it can have ended, and what is done:
 
         - recorded, guest admitted here: it is the same check-in, and is not uploaded;
         - not recorded, guest admitted here: it is uploaded;
+        - recorded, guest admitted here by another scan meanwhile: the same, but where that scan has gone up
+          already, it is marked, since the server has it twice;
         - recorded, guest not admitted: the same barcode, coming again within two minutes, is answered 50 with
           a time inside the call's window, and is admitted once (:meth:`gated.store.desk.Desk.settle`);
         - not recorded, guest not admitted: coming again, it is asked about again, and an answer of 50 is then
@@ -179,13 +191,22 @@ class Asker:
         answer = await call
         if answer.verdict is not None:
             self.answered()
-            self._log.info("late_answer", lane=decided.scan.lane, code=answer.verdict.code)
+            self._log.info(
+                "late_answer",
+                lane=decided.scan.lane,
+                code=answer.verdict.code,
+                verdict=decided.verdict.word,
+                scan=str(decided.scan.id),
+            )
         if answer.maybe_recorded or decided.seq is None:
             return
         if answer.verdict is None or not answer.verdict.admitted:
             await self._store.not_recorded_by_server(decided.seq)
-        elif decided.verdict.admitted:
-            await self._store.recorded_by_server(decided.seq, self._clock.now().monotonic)
+        else:
+            once = await self._store.recorded_by_server(decided.seq, self._clock.now().monotonic)
+            if not once:
+                scan = decided.scan
+                self.alarm(what="recorded_twice", lane=scan.lane, scan=str(scan.id), hint=_TWICE)
 
     def _keep(self, task: "asyncio.Task[Any]") -> None:
         self._running.add(task)

@@ -16,15 +16,15 @@ from gated.config import (
 )
 from gated.contacts import Contact
 from gated.core.barcode import Framing
-from gated.core.outbox import UploadRules
-from gated.core.own_signals import Signals, TypeSignal
-from gated.core.passage import (
+from gated.core.events import (
     LaneRules,
     OperatorReleased,
     PassageBegan,
     PassageDone,
     Sensors,
 )
+from gated.core.outbox import UploadRules
+from gated.core.own_signals import Signals, TypeSignal
 from gated.core.scan import Direction
 from gated.core.signals import SIGNALS, Lamp
 from gated.interlock import Interlock

@@ -1,10 +1,13 @@
 """The clock, and how far it can be trusted.
 
 Durations come from the monotonic clock alone. Wall time is believed while the kernel says that a time server
-steers it (adjtimex(2): not TIME_ERROR, STA_UNSYNC clear); else it is estimated by the offset to the API's
-``Date`` learnt in this boot, or by a real-time clock that set the system time and still agrees with it
-(/sys/class/rtc/*/hctosys and since_epoch: one without a battery starts in 1970, and the system's own lower
-bound then outranks it); else it is unknown.
+steers it (adjtimex(2): not TIME_ERROR, STA_UNSYNC clear); else it is estimated by its offset to monotonic
+time, as learnt in this boot from the API's ``Date`` or while the kernel was synchronised; or by a real-time
+clock that set the system time and agrees with it (/sys/class/rtc/*/hctosys and since_epoch: one without a
+battery starts in 1970, and the system's own lower bound then outranks it); else it is unknown.
+
+Whoever sets the clock by hand takes the kernel's word for it away at that moment (clock_settime: ntp_clear in
+the kernel's timekeeping.c). So a wall time that has moved against the monotonic one is asked about at once.
 """
 
 import ctypes
@@ -47,20 +50,26 @@ class SystemClock:
     def __init__(
         self, *, root: Path = Path("/"), kernel_synchronised: Callable[[], bool] | None = None
     ) -> None:
+        self._root = root
         self._boot = _boot_id(root)
-        self._rtc = _set_by_rtc(root, datetime.now(UTC))
         self._kernel_synchronised = kernel_synchronised or _kernel_synchronised
-        self._offset: timedelta | None = None  # server's wall time less monotonic seconds since the epoch
+        self._offset: timedelta | None = None  # of the true wall time to the monotonic one, as learnt
         self._trust = TimeTrust.UNKNOWN
         self._asked = float("-inf")
+        self._since = _since(datetime.now(UTC), time.monotonic())
+        self._rtc = _set_by_rtc(root, datetime.now(UTC))
 
     def now(self) -> Moment:
         """This moment: the system's wall time, or the API's where only that is known."""
-        monotonic = time.monotonic()
-        if monotonic - self._asked > _TRUST_AGE:
-            self._asked = monotonic
+        monotonic, wall = time.monotonic(), datetime.now(UTC)
+        since = _since(wall, monotonic)
+        if stepped := abs(since - self._since) > _NEGLIGIBLE:
+            self._rtc = _set_by_rtc(self._root, wall)
+        if stepped or monotonic - self._asked > _TRUST_AGE:
+            self._asked, self._since = monotonic, since
             self._trust = self._find_trust()
-        wall = datetime.now(UTC)
+            if self._trust is TimeTrust.SYNCHRONISED:
+                self._offset = since
         if self._trust is not TimeTrust.SYNCHRONISED and self._offset is not None:
             learnt = datetime.fromtimestamp(monotonic, UTC) + self._offset
             if abs(learnt - wall) > _NEGLIGIBLE:
@@ -69,13 +78,18 @@ class SystemClock:
 
     def learn(self, server: datetime, monotonic: float) -> None:
         """Takes the API's time as an estimate of the time in this boot."""
-        self._offset = server - datetime.fromtimestamp(monotonic, UTC)
+        self._offset = _since(server, monotonic)
         self._asked = float("-inf")
 
     def _find_trust(self) -> TimeTrust:
         if self._kernel_synchronised():
             return TimeTrust.SYNCHRONISED
         return TimeTrust.ESTIMATED if self._offset is not None or self._rtc else TimeTrust.UNKNOWN
+
+
+def _since(wall: datetime, monotonic: float) -> timedelta:
+    """How far wall time is ahead of monotonic seconds, taken for seconds since the epoch."""
+    return wall - datetime.fromtimestamp(monotonic, UTC)
 
 
 def new_scan_id(at: Moment) -> ScanId:

@@ -19,8 +19,8 @@ from gated.config import Config
 from gated.contacts import EmergencyInput
 from gated.control import Answers, Command
 from gated.core.barcode import Barcode, read_text
+from gated.core.events import Mode, ModeCommanded
 from gated.core.explain import data_of, lines_of
-from gated.core.passage import Mode, ModeCommanded
 from gated.core.scan import LaneName, ScanId
 from gated.drill import drill
 from gated.errors import ControlError, GatedError

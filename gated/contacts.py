@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from gated.core import emergency
 from gated.core.emergency import Came, Emergency
-from gated.pins import Normally, Pins
+from gated.pins import Input, Normally, Pins
 
 # Contacts of turnstiles and buttons bounce for a few milliseconds; TISO's feedback lasts 300 ms.
 SETTLE = timedelta(milliseconds=20)
@@ -53,12 +53,13 @@ class EmergencyInput:
         self._automatic = automatic
         self._monotonic = monotonic
         self._timer: asyncio.TimerHandle | None = None
+        self._input: Input | None = None
         self._untold: list[Came] = []
         self._tell: Callable[[Came], None] = self._untold.append
 
     def claim(self, pins: Pins, pin: int, normally: Normally) -> None:
         """Reads the loop, before any output is claimed. Raises PinError."""
-        found = pins.input(pin, normally=normally, on_change=self._changed)
+        self._input = found = pins.input(pin, normally=normally, on_change=self._changed)
         at = self._monotonic()
         self.state = replace(self.state, since=at)  # for how long it has been normal is not known
         self._look_again(emergency.NORMAL)
@@ -69,6 +70,11 @@ class EmergencyInput:
         self._tell = tell
         for came in self._untold:
             tell(came)
+
+    def look(self) -> None:
+        """Reads the loop itself: that no edge was told proves nothing about a wire. Raises PinError."""
+        if self._input is not None:
+            self._changed(self._input.active, self._monotonic())
 
     def reset(self) -> str:
         """Somebody says that it is over; returns why that can't be, or a blank text."""

@@ -67,6 +67,17 @@ class ControlServer:
                 f"{self._path}: {error.strerror or error}", hint="Check [gate] state_dir."
             ) from error
 
+    @property
+    def alive(self) -> bool:
+        """Whether commands reach it: it listens, and the socket has its place."""
+        return self._server is not None and self._server.is_serving() and self._path.exists()
+
+    async def restart(self) -> None:
+        """Listens anew; talks go on. Raises ControlError as :meth:`start` does."""
+        if self._server is not None:
+            self._server.close()
+        await self.start()
+
     async def close(self) -> None:
         """Ends all talks and takes the socket away."""
         if self._server is None:

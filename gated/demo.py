@@ -25,6 +25,7 @@ from rich.text import Text
 
 from gated.api.simulator import LATER, Simulator, Ticket, made_up_event
 from gated.control import SOCKET, ask
+from gated.core.plain import plain
 from gated.core.signals import SIGNALS, Lamp, Outcome, for_lamps
 from gated.errors import ControlError, GatedError
 
@@ -127,9 +128,8 @@ class Demo:
     def scan(self, barcode: str, lane: str = "in") -> bool:
         """Scans at a lane and shows what a visitor would see; False if nothing came of it."""
         self._drain()
-        self._console.print(
-            f"\n[bold]scan[/]     {barcode} [dim]at the {'entrance' if lane == 'in' else 'exit'}[/]"
-        )
+        place = f" at the {'entrance' if lane == 'in' else 'exit'}"
+        self._console.print(Text.assemble(("\nscan", "bold"), f"     {plain(barcode)}", (place, "dim")))
         self._scanners[lane].scan(barcode)
         answered = False
         for event in self._until_rest(lane):
@@ -246,7 +246,9 @@ class Demo:
                 style = "bold green" if event["verdict"] == "ADMIT" else "bold red"
                 detail = f"{event['ticket_type']} · {event['origin']} · {event['took_ms']} ms".lstrip(" ·")
                 self._console.print(
-                    Text.assemble("verdict  ", (event["message"], style), (f"   {detail}", "dim"))
+                    Text.assemble(
+                        "verdict  ", (plain(event["message"]), style), (f"   {plain(detail)}", "dim")
+                    )
                 )
             case "shown":
                 self._console.print(Text("lamps    ").append_text(_lamps(Outcome(event["outcome"]))))
@@ -264,16 +266,15 @@ class Demo:
     def _show_server(self) -> None:
         for received in self._simulator.uploaded:
             scan = received.scan
-            self._console.print(
-                f"{scan.checked_in_time}  {scan.barcode_id:16}  {scan.status_message}", highlight=False
-            )
+            told = f"{scan.checked_in_time}  {scan.barcode_id:16}  {scan.status_message}"
+            self._console.print(Text(plain(told)))
         self._console.print(f"{len(self._simulator.uploaded)} scans uploaded")
 
     def _show_status(self) -> None:
         from gated.show import status_lines
 
         lines = status_lines(next(ask(self._folder / SOCKET, "status")))
-        self._console.print("\n".join(lines), highlight=False)
+        self._console.print(Text("\n".join(lines)))
 
 
 _RESTING = frozenset({Outcome.READY, Outcome.OFFLINE, Outcome.NOT_READY, Outcome.DISK_FAILING})

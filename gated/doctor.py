@@ -20,7 +20,7 @@ from gated import __version__
 from gated.clock import SystemClock
 from gated.config import Config, LaneConfig, WhenOff, password
 from gated.control import SOCKET, ask
-from gated.core.passage import Mode, Profile
+from gated.core.events import Mode, Profile
 from gated.core.scan import TimeTrust
 from gated.errors import ConfigError, ControlError, PinError
 from gated.pins import Normally, PinFactory
@@ -68,6 +68,8 @@ class Facts:
     password_wrong: str = ""
     state_dir_wrong: str = ""
     free_bytes: int | None = None
+    damaged: str = ""
+    """The damaged journal that was kept last."""
     let_go: LetGo | None = None
     trust: TimeTrust = TimeTrust.UNKNOWN
     status: Mapping[str, Any] | None = None
@@ -144,6 +146,12 @@ def _machine(config: Config, facts: Facts) -> Findings:
             yield _no_go("disk", told, advice)
         else:
             yield _look("disk", told, advice) if free < _TIGHT_BYTES else _ok("disk", told)
+    if facts.damaged:
+        yield _look(
+            "card",
+            f"the journal was damaged: {facts.damaged} is what it was",
+            "Replace the card. What was lost: journalctl -u gated -g journal_damaged",
+        )
     if facts.let_go is LetGo.STAYS:
         yield _look("kernel", "an output stays on when gated is killed", STRICT_HINT)
     elif facts.let_go is LetGo.UNKNOWN:
@@ -289,6 +297,7 @@ def gather(config: Config, credentials: Path | None, *, root: Path = Path("/")) 
         password_wrong=_password_wrong(config, credentials),
         state_dir_wrong=wrong,
         free_bytes=free,
+        damaged=max((path.name for path in config.gate.state_dir.glob("*.damaged")), default=""),
         let_go=_let_go(config, root),
         trust=now.trust,
         status=status,

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from gated.core.emergency import Came
-from gated.core.passage import Profile
+from gated.core.events import Profile
 from gated.core.scan import LaneName
 from gated.core.signals import Outcome
 from gated.errors import ControlError

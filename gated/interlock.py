@@ -7,7 +7,7 @@ know no turns.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gated.core.passage import State
+from gated.core.events import State
 from gated.core.scan import Direction, LaneName
 
 # A lane in one of these states has the barrier.

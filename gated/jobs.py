@@ -4,7 +4,7 @@
 - The scheduler lives in monotonic time. APScheduler compares dates with ``datetime.now`` of its time zone and
   sleeps for the difference, so a wall clock set back would silence it for hours, and one set forward would
   make everything due at once (apscheduler #351, #1066). Its time zone here has a clock of its own.
-- A run is never skipped for being late, and none that fails is the last one.
+- A run is never skipped for being late, and none that fails is the last one; one that hangs is ended.
 """
 
 import asyncio
@@ -25,6 +25,12 @@ from gated import log
 _JITTER = 0.1
 # After a run that failed in a way it did not foresee, whatever its pause.
 _AFTER_FAILURE = timedelta(seconds=60)
+# So long a run may take. Each call to the API has an end of its own, and a full download that is cut short
+# goes on at its page: this is for what nobody foresaw.
+LONGEST = timedelta(hours=1)
+# So much later than it should a job may begin or end. Far above what a loop is ever held up: systemd's
+# watchdog ends gated after 15 s.
+LATE = timedelta(minutes=5)
 
 
 @dataclass(slots=True)
@@ -33,6 +39,8 @@ class _Job:
     pause: Callable[[], timedelta]
     task: "asyncio.Task[None] | None" = None
     again: bool = False
+    by: float = 0.0
+    """The loop's time by which it has begun, or ended, if it is not dead."""
 
 
 class Jobs:
@@ -64,6 +72,12 @@ class Jobs:
         else:
             self._schedule(name, timedelta())
 
+    @property
+    def dead(self) -> list[str]:
+        """Jobs that should have begun or ended long ago."""
+        now = self._loop.time()
+        return [name for name, job in self._jobs.items() if now > job.by]
+
     async def close(self) -> None:
         """Ends all jobs; one that is running is cancelled."""
         self._scheduler.shutdown(wait=False)
@@ -74,6 +88,7 @@ class Jobs:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _schedule(self, name: str, after: timedelta) -> None:
+        self._jobs[name].by = self._loop.time() + (after + LATE).total_seconds()
         self._scheduler.add_job(
             self._begin,
             DateTrigger(self._zone.now() + after, self._zone),
@@ -85,12 +100,14 @@ class Jobs:
 
     def _begin(self, name: str) -> None:
         job = self._jobs[name]
+        job.by = self._loop.time() + (LONGEST + LATE).total_seconds()
         job.task = self._loop.create_task(self._run(name, job), name=f"job {name}")
 
     async def _run(self, name: str, job: _Job) -> None:
         pause = _AFTER_FAILURE
         try:
-            await job.run()
+            async with asyncio.timeout(LONGEST.total_seconds()):
+                await job.run()
             pause = job.pause() * random.uniform(1, 1 + _JITTER)  # noqa: S311
         except asyncio.CancelledError:
             if job.task is not None and job.task.cancelling():

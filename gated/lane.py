@@ -16,10 +16,10 @@ from gated import log
 from gated.asking import Asker
 from gated.clock import Clock, new_scan_id
 from gated.contacts import Contact
-from gated.core import passage
+from gated.core import events, passage
 from gated.core.barcode import Barcode, Read
+from gated.core.events import LaneRules, State
 from gated.core.own_signals import Signals
-from gated.core.passage import LaneRules, State
 from gated.core.scan import LaneName, Scan
 from gated.core.signals import Lamp, Outcome
 from gated.core.verdict import Origin, Reason, deny
@@ -31,16 +31,26 @@ from gated.scanners import Scanner, ScannerState
 from gated.store import Ask, Decided, Passage, Store, Terms
 
 # What may release a barrier that is shared.
-_NEEDS_TURN = (passage.BarcodeRead, passage.MalformedRead, passage.OperatorReleased)
+_NEEDS_TURN = (events.BarcodeRead, events.MalformedRead, events.OperatorReleased)
 # A verdict within so many seconds is instant for a person: "one moment" would be a flicker.
 _AT_ONCE_S = 0.05
+# Reads a second that a lane looks at. A scanner in front of which a phone is held still reads it up to 60
+# times a second, and there may be two; one that types as fast as it can must keep no other lane waiting.
+_MOST_A_SECOND = 200
+# Seconds from the end of a pulse to the next that something malformed may bring: a line full of noise
+# releases an exit again and again, and its relay must not chatter, the journal not fill, no lane wait for it.
+_AFTER_NOISE_S = 0.2
+# With so many scans under way at the store, as a scanner gone mad brings or a disk that stalls, a lane takes
+# a read no sooner than this many seconds after another: the scans of all lanes stand in one queue. People do
+# not scan faster, and an exit has to open for each of them.
+_MANY_UNDER_WAY, _APART_S = 8, 0.25
 # Admissions whose end may still be told: the standing grant, and those just before it.
 _REMEMBERED = 8
 
 _CAME = {
-    passage.Came.TAKEN: Passage.TAKEN,
-    passage.Came.NOT_TAKEN: Passage.NOT_TAKEN,
-    passage.Came.UNKNOWN: Passage.UNKNOWN,
+    events.Came.TAKEN: Passage.TAKEN,
+    events.Came.NOT_TAKEN: Passage.NOT_TAKEN,
+    events.Came.UNKNOWN: Passage.UNKNOWN,
 }
 
 Changed = Callable[[LaneName, str, Mapping[str, object]], None]
@@ -157,8 +167,8 @@ class RunningLane:
         self._clock = gate.clock
         self._changed = partial(gate.changed, setting.name)
         self._log = log.get("lane").bind(lane=setting.name)
-        self._lane = passage.Lane()
-        pulse = setting.pulse if setting.rules.profile is passage.Profile.PULSE else None
+        self._lane = events.Lane()
+        pulse = setting.pulse if setting.rules.profile is events.Profile.PULSE else None
         self._barrier = Barrier(
             equipment.release,
             pulse,
@@ -173,6 +183,11 @@ class RunningLane:
         self._timer: asyncio.TimerHandle | None = None
         self._admitted: dict[int, int] = {}  # decision number -> journal number, of the latest few
         self._read_at: float | None = None  # when the read being fed was made
+        self._second, self._reads = 0, 0  # how many reads came in this second of the loop
+        self._taken_at = float("-inf")  # when the last read was taken
+        self._malformed_at = float("-inf")  # and the last malformed one
+        self._ignored = 0  # reads, since the last that was taken
+        self._at_store = 0  # scans that have not come back from there
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = _Scanners(
             {scanner.name: (ScannerState.LOST, "not found yet") for scanner in self._scanners}
@@ -195,7 +210,7 @@ class RunningLane:
         """From now on nothing is released any more: the barrier relocks, the lamps go dark."""
         self._closing = True
         self._stop_timer()
-        self._perform(passage.Relock())
+        self._perform(events.Relock())
         self._show_nothing_later()
         for player in self._players:
             player.stop()
@@ -216,7 +231,7 @@ class RunningLane:
         return self._failure is None and all(scanner.alive() for scanner in self._scanners)
 
     @property
-    def mode(self) -> passage.Mode:
+    def mode(self) -> events.Mode:
         """The mode last commanded."""
         return self._lane.mode
 
@@ -266,20 +281,42 @@ class RunningLane:
         if ticket:
             scan = self._scan(ticket)
             self._tell(await self._store.override(scan), scan.at.monotonic)
-        self.feed(passage.OperatorReleased())
+        self.feed(events.OperatorReleased())
         return True
 
     def read(self, read: Read, at: float) -> None:
-        """Takes what a scanner read at monotonic time ``at``."""
+        """Takes what a scanner read at monotonic time ``at``, unless it comes faster than people can scan."""
+        if not self._takes(read):
+            self._ignored += 1
+            return
+        if self._ignored:
+            self._log.warning("reads_ignored", reads=self._ignored)
+            self._ignored = 0
         self._read_at = at
         if isinstance(read, Barcode):
-            self.feed(passage.BarcodeRead(read.text, at))
+            self.feed(events.BarcodeRead(read.text, at))
         else:
             self._log.info("malformed", why=read.why, length=read.length)
-            self.feed(passage.MalformedRead(at))
+            self.feed(events.MalformedRead(at))
         self._read_at = None
 
-    def feed(self, event: passage.Event) -> None:
+    def _takes(self, read: Read) -> bool:
+        now = asyncio.get_running_loop().time()
+        if int(now) != self._second:
+            self._second, self._reads = int(now), 0
+        self._reads += 1
+        if self._reads > _MOST_A_SECOND:
+            return False
+        if self._at_store >= _MANY_UNDER_WAY and now < self._taken_at + _APART_S:
+            return False
+        if not isinstance(read, Barcode):
+            if now < self._malformed_at + self.setting.pulse.total_seconds() + _AFTER_NOISE_S:
+                return False
+            self._malformed_at = now
+        self._taken_at = now
+        return True
+
+    def feed(self, event: events.Event) -> None:
         """Gives the lane an event and carries out what follows, when it is the lane's turn."""
         turns, name = self.setting.interlock, self.setting.name
         if self._closing:
@@ -290,42 +327,42 @@ class RunningLane:
             return
         self._take(event)
 
-    def _needs_turn(self, event: passage.Event) -> bool:
+    def _needs_turn(self, event: events.Event) -> bool:
         """Whether an event may release the barrier and something would come of it now."""
         return isinstance(event, _NEEDS_TURN) and bool(passage.step(self._lane, self.setting.rules, event)[1])
 
-    def _take(self, event: passage.Event) -> None:
+    def _take(self, event: events.Event) -> None:
         self._lane, effects = passage.step(self._lane, self.setting.rules, event)
         for effect in sorted(effects, key=_release_first):
             self._perform(effect)
         if self.setting.interlock is not None:
             self.setting.interlock.moved(self.setting.name, self._lane.state)
 
-    def _perform(self, effect: passage.Effect) -> None:
+    def _perform(self, effect: events.Effect) -> None:
         match effect:
-            case passage.Release():
+            case events.Release():
                 self._drive(self._barrier.release)
-            case passage.Relock():
+            case events.Relock():
                 self._drive(self._barrier.relock)
-            case passage.Show(Outcome.DECIDING):
+            case events.Show(Outcome.DECIDING):
                 loop = asyncio.get_running_loop()
                 self._show_later = loop.call_later(_AT_ONCE_S, self._show, Outcome.DECIDING)
-            case passage.Show(outcome, ticket_type):
+            case events.Show(outcome, ticket_type):
                 self._show(outcome, ticket_type)
-            case passage.Start(duration):
+            case events.Start(duration):
                 self._stop_timer()
                 self._timer = asyncio.get_running_loop().call_later(
                     duration.total_seconds(), self._timer_ended
                 )
-            case passage.Stop():
+            case events.Stop():
                 self._stop_timer()
-            case passage.Decide(number, barcode):
-                self._spawn(self._decide(number, barcode, self._read_at or time.monotonic()))
-            case passage.Journal(barcode, reason):
-                self._spawn(self._journal(barcode, reason, self._read_at or time.monotonic()))
-            case passage.Note(number, came):
+            case events.Decide(number, barcode):
+                self._decide(number, barcode, self._read_at or time.monotonic())
+            case events.Journal(barcode, reason):
+                self._journal(barcode, reason, self._read_at or time.monotonic())
+            case events.Note(number, came):
                 self._note(number, came)
-            case passage.Alarm(kind):
+            case events.Alarm(kind):
                 self._log.warning("alarm", kind=kind)
                 self._spawn(self._occurred("alarm", kind))
 
@@ -363,7 +400,7 @@ class RunningLane:
 
     def _timer_ended(self) -> None:
         self._timer = None
-        self.feed(passage.TimerEnded(time.monotonic()))
+        self.feed(events.TimerEnded(time.monotonic()))
 
     def _scanner_changed(self, name: str, state: ScannerState, why: str) -> None:
         self._log.info(
@@ -372,25 +409,48 @@ class RunningLane:
         self._reading.states[name] = (state, why)
         lost = self._reading.lost
         if lost is not self._lane.scanners_lost:
-            self.feed(passage.ScannersLost() if lost else passage.ScannersFound())
+            self.feed(events.ScannersLost() if lost else events.ScannersFound())
 
-    async def _decide(self, number: int, barcode: str, read_at: float) -> None:
+    def _decide(self, number: int, barcode: str, read_at: float) -> None:
+        """Hands a scan to the store; its verdict is acted on in the very turn of the loop that brings it."""
         scan = self._scan(barcode)
+        self._at_store += 1
+
+        def answered(answer: Decided | Ask | BaseException) -> None:
+            self._at_store -= 1
+            if isinstance(answer, Ask):
+                self._spawn(self._ask(number, answer, read_at))
+            else:
+                self._conclude(number, self._or_fault(scan, answer), read_at)
+
+        self._store.decide(scan, self.terms()).then(answered)
+
+    async def _ask(self, number: int, ask: Ask, read_at: float) -> None:
         try:
-            answer = await self._store.decide(scan, self.terms())
-            decided = await self._asker.ask(answer) if isinstance(answer, Ask) else answer
+            decided = await self._asker.ask(ask)
         except StoreError as error:
-            self._log.error("decision_failed", error=str(error), hint=error.hint)
-            decided = Decided(scan, deny(None, Reason.FAULT), Origin.LOCAL, None, None)
+            decided = self._or_fault(ask.scan, error)
+        self._conclude(number, decided, read_at)
+
+    def _or_fault(self, scan: Scan, answer: Decided | BaseException) -> Decided:
+        """The decision, or the denial that stands for it where the store could give none."""
+        if isinstance(answer, Decided):
+            return answer
+        if not isinstance(answer, StoreError):
+            raise answer
+        self._log.error("decision_failed", error=str(answer), hint=answer.hint)
+        return Decided(scan, deny(None, Reason.FAULT), Origin.LOCAL, None, None)
+
+    def _conclude(self, number: int, decided: Decided, read_at: float) -> None:
         if decided.verdict.admitted and decided.seq is not None:
             self._remember(number, decided.seq)
         self.feed(self._decided(number, decided))
         self._tell(decided, read_at)
 
-    def _decided(self, number: int, decided: Decided) -> passage.Decided:
+    def _decided(self, number: int, decided: Decided) -> events.Decided:
         ticket, signals = decided.ticket, self.setting.signals
         special = signals.type_of(ticket.type_name, ticket.type_id) if ticket else ""
-        return passage.Decided(number, decided.verdict, signals.looks(special), special)
+        return events.Decided(number, decided.verdict, signals.looks(special), special)
 
     def _scan(self, barcode: str) -> Scan:
         at = self._clock.now()
@@ -414,9 +474,15 @@ class RunningLane:
         ticket_type = decided.ticket.type_name if decided.ticket else ""
         self._changed("scan", {**told, "message": verdict.message, "ticket_type": ticket_type})
 
-    async def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
-        decided = await self._store.write_undecided(self._scan(barcode), deny(None, reason))
-        self._tell(decided, read_at)
+    def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
+        scan = self._scan(barcode)
+        self._at_store += 1
+
+        def written(answer: Decided | BaseException) -> None:
+            self._at_store -= 1
+            self._tell(self._or_fault(scan, answer), read_at)
+
+        self._store.write_undecided(scan, deny(None, reason)).then(written)
 
     def _remember(self, number: int, seq: int) -> None:
         """Keeps the journal's number of an admission until it is known what came of it."""
@@ -424,7 +490,7 @@ class RunningLane:
         while len(self._admitted) > _REMEMBERED:
             del self._admitted[next(iter(self._admitted))]
 
-    def _note(self, number: int, came: passage.Came) -> None:
+    def _note(self, number: int, came: events.Came) -> None:
         self._log.info("passage", came=came)
         if (seq := self._admitted.get(number)) is not None:
             self._spawn(self._store.set_passage(seq, _CAME[came]))
@@ -440,7 +506,10 @@ class RunningLane:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A task that failed in a way nobody foresaw makes the lane dead, so that the daemon is restarted."""
         self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
+        if task.cancelled() and self._closing:
+            return
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
             return
         if isinstance(error, StoreError):
             self._log.error("journal_failed", error=str(error), hint=error.hint)
@@ -449,5 +518,5 @@ class RunningLane:
         self._failure = error
 
 
-def _release_first(effect: passage.Effect) -> bool:
-    return not isinstance(effect, passage.Release)
+def _release_first(effect: events.Effect) -> bool:
+    return not isinstance(effect, events.Release)

@@ -8,18 +8,22 @@
 
 import atexit
 import contextlib
+import json
 import logging
 import os
 import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from queue import Full, Queue
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 import msgspec
 import structlog
+
+from gated.core.plain import plain
 
 # Lines that may wait for a slow reader: about 2 MB.
 _WAITING = 10_000
@@ -28,9 +32,9 @@ _FLUSH_WITHIN = 1.0
 # sd-daemon(3); never critical or above: journald would sync the disk for each of them.
 _PRIORITIES = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>"}
 _ERROR = b"<3>"
-# JSON escapes what is below a blank. These it leaves: delete and the C1 controls, for which journalctl shows
-# "blob data" in place of the line; line ends of Unicode; and what turns the direction of text.
-_UNSEEN = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# JSON escapes what is below a blank. It leaves delete and the C1 controls, for which journalctl shows "blob
+# data" in place of the line; line ends of Unicode; and what turns the direction of text or hides some of it.
+_PERHAPS_UNSEEN = re.compile("[^ -~]")
 
 Event = MutableMapping[str, Any]
 
@@ -54,6 +58,13 @@ def set_up(out: BinaryIO | None = None, environment: Mapping[str, str] = os.envi
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+
+
+def alive() -> bool:
+    """Whether what is logged is written, if it was set up to be."""
+    pump = structlog.get_config()["logger_factory"]()
+    return not isinstance(pump, _Pump) or pump.alive
 
 
 def get(part: str) -> Any:
@@ -74,8 +85,16 @@ def _is_journal(out: BinaryIO, environment: Mapping[str, str]) -> bool:
 
 
 def _for_people() -> list[Any]:
-    renderer = structlog.dev.ConsoleRenderer(repr_native_str=True)  # quoted: a value may be several lines
+    renderer = structlog.dev.ConsoleRenderer(
+        repr_native_str=True,  # quoted: a value may be several lines
+        exception_formatter=_traceback,  # its own would show the variables as well, secrets among them
+    )
     return [renderer, lambda _, __, text: text.encode(errors="replace")]
+
+
+def _traceback(out: TextIO, exc_info: Any) -> None:
+    for line in "".join(traceback.format_exception(*exc_info)).split("\n"):
+        out.write("\n" + plain(line))
 
 
 def _for_programs(*, under_journal: bool) -> list[Any]:
@@ -95,7 +114,12 @@ def _json(event: Event) -> bytes:
         line = msgspec.json.encode(event, enc_hook=str)
     except (TypeError, ValueError, RecursionError):  # half a character, or a list that is in itself
         line = msgspec.json.encode({key: _in_words(value) for key, value in event.items()})
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", line.decode()).encode()
+    text = line.decode()
+    return line if text.isprintable() else _PERHAPS_UNSEEN.sub(_seen, text).encode()
+
+
+def _seen(found: re.Match[str]) -> str:
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def _in_words(value: object) -> str:
@@ -110,7 +134,12 @@ class _Pump:
         self._out = out
         self._lines: Queue[bytes] = Queue(_WAITING)
         self._dropped = 0
-        threading.Thread(target=self._write_on, name="log", daemon=True).start()
+        self._thread = threading.Thread(target=self._write_on, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def msg(self, line: bytes) -> None:
         try:
@@ -140,6 +169,11 @@ class _Pump:
         rest = memoryview(line)
         while rest:
             rest = rest[self._out.write(rest) :]  # a signal may cut a write short
+
+
+def _thread_failed(how: threading.ExceptHookArgs) -> None:
+    name = how.thread.name if how.thread else "?"
+    get("thread").error("thread_failed", thread=name, exc_info=how.exc_value)
 
 
 class _FromLibraries(logging.Handler):

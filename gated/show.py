@@ -1,6 +1,7 @@
 """What the command line shows people: a gate's status, a download's progress.
 
-A line that begins with ``!`` is one that somebody should look at.
+- A line that begins with ``!`` is one that somebody should look at.
+- Nothing in a line is a command to the terminal, or mark-up: names and texts are strangers' words.
 """
 
 import re
@@ -12,7 +13,9 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gated.core.passage import TABLE, Event, Profile, State, Transition
+from gated.core.events import Event, Profile, State
+from gated.core.passage import TABLE, Transition
+from gated.core.plain import plain
 
 
 def status_lines(status: Mapping[str, Any]) -> list[str]:
@@ -30,7 +33,7 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
         lines.append(_line("alarm", f"{what}: {_detail(detail)}", bad=True))
     lines.append(_time(status))
     lines.append(_line("gated", f"{status['version']}, strategy {status['strategy']}"))
-    return lines
+    return [plain(line) for line in lines]
 
 
 def follow_sync(answers: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
@@ -45,7 +48,7 @@ def follow_sync(answers: Iterable[Mapping[str, Any]], console: Console | None = 
                 told = f"page {page} of {pages or '?'}, {_count(answer['tickets'], 'ticket')}"
                 progress.update(download, completed=page, total=pages, description=told, visible=True)
             else:
-                console.print(_synced(answer))
+                console.print(_synced(answer), markup=False, emoji=False)
 
 
 def purged(answer: Mapping[str, Any]) -> str:
@@ -113,7 +116,7 @@ def _synced(answer: Mapping[str, Any]) -> str:
     if "uploaded" in answer:
         return f"{_count(answer['uploaded'], 'scan')} uploaded"
     if "upload_failed" in answer:
-        return f"the upload failed: {answer['upload_failed']}\n{answer['hint']}".rstrip()
+        return f"the upload failed: {plain(answer['upload_failed'])}\n{plain(answer['hint'])}".rstrip()
     if "changed" in answer:
         return f"{_count(answer['changed'], 'changed ticket')} fetched"
     return f"{_count(answer['tickets'], 'ticket')} fetched"
@@ -140,7 +143,7 @@ def outbox_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         why = f"parked: {row['parked']}" if row["parked"] else "answer lost" if row["lost"] else "waits"
         when = f"{datetime.fromtimestamp(row['time_ms'] / 1000, UTC):%Y-%m-%d %H:%M:%S}"
         lines.append(f"{when} UTC  {row['lane']}  {row['barcode']}  {row['code']}  {why}")
-    return lines
+    return [plain(line) for line in lines]
 
 
 def lane_table() -> dict[str, dict[str, str]]:
@@ -183,7 +186,9 @@ def finding_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the doctor found, and what to do about it, one line each."""
     width = max(len(finding["what"]) for finding in found)
     return [
-        f"{finding['level']:5}  {finding['what']:{width}}  {finding['told']}"
-        + (f" → {finding['advice']}" if finding["advice"] else "")
+        plain(
+            f"{finding['level']:5}  {finding['what']:{width}}  {finding['told']}"
+            + (f" → {finding['advice']}" if finding["advice"] else "")
+        )
         for finding in found
     ]

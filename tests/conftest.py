@@ -7,7 +7,7 @@ from hypothesis import settings
 settings.register_profile("gated", deadline=None)
 settings.load_profile("gated")
 
-WAITING = ("test_gate_alone.py", "test_gate.py", "test_explain_cli.py")
+WAITING = ("test_gate_alone.py", "test_gate.py", "test_explain_cli.py", "test_watchdog.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -99,6 +99,7 @@ class GateProcess:
         )
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self.seen: list[dict[str, Any]] = []
+        self.raw: list[bytes] = []  # the same, as they were written
 
     def __enter__(self) -> Self:
         self.start()
@@ -164,6 +165,7 @@ class GateProcess:
     def _read(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
         for raw in process.stdout:
+            self.raw.append(raw)
             try:
                 line = json.loads(raw)
             except ValueError:

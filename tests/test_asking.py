@@ -5,6 +5,8 @@ a disk, whose thread knows no virtual time: there the deadline is a few millisec
 """
 
 import asyncio
+import contextlib
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
@@ -55,6 +57,7 @@ def answer(
         (ENTRY, answer(100, elements=2), deny(None, Reason.REFUSED)),
         (ENTRY, answer(110), deny(None, Reason.REFUSED)),
         (ENTRY, answer(50, at=NOON), deny(50, Reason.ALREADY_SCANNED, time=NOON)),
+        (ENTRY, answer(50, at=NOON, matches=False), deny(50, Reason.ALREADY_SCANNED)),
         (ENTRY, answer(40), deny(40, Reason.UNKNOWN)),
         (ENTRY, answer(45), deny(45, Reason.NOT_ALLOWED)),
         (ENTRY, answer(60), deny(60, Reason.EXPIRED)),
@@ -99,8 +102,9 @@ class FakeStore:
         self.settled.append(reply)
         return Decided(ask.scan, reply.verdict, reply.origin, ask.ticket, len(self.settled))
 
-    async def recorded_by_server(self, seq: int, monotonic: float) -> None:
+    async def recorded_by_server(self, seq: int, monotonic: float) -> bool:
         self.recorded.append(seq)
+        return True
 
     async def not_recorded_by_server(self, seq: int) -> None:
         self.not_recorded.append(seq)
@@ -162,13 +166,13 @@ def test_after_the_deadline_the_local_decision_stands_in_and_the_call_goes_on() 
     virtually(act())
 
 
-def test_a_late_admission_does_not_settle_a_guest_who_was_denied() -> None:
+def test_a_late_admission_is_told_to_the_store_though_the_guest_was_denied() -> None:
     async def act() -> None:
         rig = Rig(FakeApi(delay=3.0), fall_back=False)
         decided = await rig.ask(VALID)
         assert decided.verdict == deny(None, Reason.NO_ANSWER)
         await asyncio.sleep(3)
-        assert (rig.store.recorded, rig.store.not_recorded) == ([], [])
+        assert (rig.store.recorded, rig.store.not_recorded) == ([1], [])
 
     virtually(act())
 
@@ -224,6 +228,45 @@ def test_a_call_that_may_be_recorded_is_written_with_the_time_in_which_it_may(
         noon = int(NOON.timestamp())
         window = Window(noon - 5, noon + 11) if lost else None
         assert rig.store.settled == [Reply(VALID, Origin.FALLBACK, call=window)]
+
+    virtually(act())
+
+
+@pytest.mark.parametrize(
+    ("given", "tickets"),
+    [
+        (answer(100, elements=2, matches=False), 2),
+        (answer(100, matches=False), 1),
+        (answer(110), 1),
+        (answer(200), 1),
+        (answer(50, elements=2, matches=False, at=NOON), 2),
+    ],
+    ids=["of several", "another's", "unknown", "of the other direction", "of several, one of them used"],
+)
+def test_an_answer_that_admits_nobody_may_have_recorded_a_check_in_all_the_same_and_is_alarmed(
+    given: DirectAnswer, tickets: int
+) -> None:
+    async def act() -> None:
+        rig = Rig(FakeApi(given))
+        alarms: list[dict[str, Any]] = []
+        rig.asker.alarm = lambda **detail: alarms.append(detail)
+        assert not (await rig.ask(VALID)).verdict.admitted
+        noon = int(NOON.timestamp())
+        assert rig.store.settled[0].call == Window(noon - 5, noon + 11)
+        assert [(each["what"], each["tickets"]) for each in alarms] == [("answer_odd", tickets)]
+        assert ("order" in alarms[0]["hint"]) is (tickets > 1)
+
+    virtually(act())
+
+
+@pytest.mark.parametrize("code", [40, 45, 50, 60])
+def test_a_plain_refusal_has_recorded_nothing_and_is_no_alarm(code: int) -> None:
+    async def act() -> None:
+        rig = Rig(FakeApi(answer(code)))
+        alarms: list[dict[str, Any]] = []
+        rig.asker.alarm = lambda **detail: alarms.append(detail)
+        await rig.ask(VALID)
+        assert (rig.store.settled[0].call, alarms) == (None, [])
 
     virtually(act())
 
@@ -334,6 +377,8 @@ class Server:
             await self.released.wait()
         elif script == "is cut off":
             raise ApiAnswerLost("cut off")
+        elif script == "answers for several":
+            return Dated(replace(given, matches=False, elements=2), NOON, 0.0, 0.0)
         return Dated(given, NOON, 0.0, 0.0)
 
     check_out = check_in
@@ -385,6 +430,11 @@ class Gate:
     async def waiting(self) -> list[tuple[int, int]]:
         """The outbox: code of each row, and whether it waits for a download to tell what became of it."""
         return [(row.code, row.lost) for row in await self.store.outbox_rows(0, 99)]
+
+    async def marked(self) -> list[int]:
+        """Scans that the server may have, or has, twice."""
+        with contextlib.closing(sqlite3.connect(self.folder / "journal.db")) as journal:
+            return [seq for (seq,) in journal.execute("SELECT seq FROM scan WHERE marked = 1")]
 
     async def uploaded(self) -> list[int]:
         """The codes of what goes up now; the server takes it all."""
@@ -464,6 +514,57 @@ async def test_recorded_and_not_admitted_is_admitted_once_when_it_comes_again(
         assert copy.verdict == deny(50, Reason.ALREADY_SCANNED, time=gate.server.last_in)
     assert await gate.waiting() == []
     assert gate.server.calls == 5
+
+
+@never_alone
+async def test_recorded_with_an_answer_that_admits_nobody_is_admitted_once_when_it_comes_again(
+    gate: Gate,
+) -> None:
+    assert (await gate.scan("answers for several")).verdict == deny(None, Reason.REFUSED)
+    gate.clock.elapsed = 60.0
+    assert [(await gate.scan()).verdict.admitted for _ in range(2)] == [True, False]
+    assert await gate.waiting() == []
+
+
+@never_alone
+async def test_recorded_late_and_admitted_by_another_scan_meanwhile_is_one_check_in(gate: Gate) -> None:
+    assert (await gate.scan("answers late")).verdict == deny(None, Reason.NO_ANSWER)
+    assert (await gate.scan(terms=Terms())).verdict == VALID  # the API is given up meanwhile
+    assert await gate.waiting() == [(100, False)]
+    await gate.late_answer()
+    assert (await gate.waiting(), await gate.uploaded(), await gate.marked()) == ([], [], [])
+    assert not (await gate.scan(terms=Terms())).verdict.admitted
+
+
+@never_alone
+async def test_recorded_late_and_uploaded_for_another_scan_meanwhile_is_marked(gate: Gate) -> None:
+    await gate.scan("answers late")
+    again = await gate.scan(terms=Terms())
+    assert await gate.uploaded() == [100]
+    alarms: list[dict[str, Any]] = []
+    gate.asker.alarm = lambda **detail: alarms.append(detail)
+    await gate.late_answer()
+    assert await gate.marked() == [again.seq]
+    assert [(each["what"], each["lane"]) for each in alarms] == [("recorded_twice", "in")]
+
+
+@never_alone
+async def test_recorded_late_while_another_scan_of_it_is_on_its_way_up_is_marked(gate: Gate) -> None:
+    await gate.scan("answers late")
+    again = await gate.scan(terms=Terms())
+    rows = await gate.store.freeze(50, gate.clock.now())
+    await gate.late_answer()
+    assert await gate.marked() == [again.seq]
+    await gate.store.keep(rows)  # it has not arrived after all
+    assert await gate.waiting() == [(100, False)]
+
+
+@never_alone
+async def test_recorded_late_and_redeemed_meanwhile_is_one_check_in_and_not_marked(gate: Gate) -> None:
+    await gate.scan("answers late")
+    assert (await gate.scan()).verdict == VALID  # answered 50, within the call's time
+    await gate.late_answer()
+    assert (await gate.waiting(), await gate.marked()) == ([], [])
 
 
 @never_alone

@@ -300,6 +300,7 @@ TO_A_GATE = [
     ["emergency", "reset", "--why", "drill"],
     ["outbox", "list"],
     ["outbox", "retry"],
+    ["outbox"],
 ]
 
 
@@ -332,9 +333,10 @@ def test_without_a_running_gate_that_is_said_with_a_hint_and_status_1(
         (TO_A_GATE[3], "out: free\n", [{"lane": "out", "mode": "free"}]),
         (TO_A_GATE[4], "The emergency is over.\n", [{"emergency": False}]),
         (TO_A_GATE[5], "\n".join([*outbox_lines(WAITING), ""]), [WAITING]),
-        (TO_A_GATE[6], "2 parked scans go again\n", [{"retried": 2}]),
+        (TO_A_GATE[7], "\n".join([*outbox_lines(WAITING), ""]), [WAITING]),
+        (TO_A_GATE[6], "parked scans that go again: 2\n", [{"retried": 2}]),
     ],
-    ids=["status", "sync", "full sync", "release", "mode", "reset", "outbox", "retry"],
+    ids=["status", "sync", "full sync", "release", "mode", "reset", "outbox list", "outbox", "retry"],
 )
 def test_an_answer_is_shown_to_people_and_as_json_to_programs(
     command: list[str], text: str, answers: list[Any], config: Path, gate: StubGate
@@ -345,12 +347,17 @@ def test_an_answer_is_shown_to_people_and_as_json_to_programs(
     assert for_programs.exit_code == 0
 
 
+def test_options_before_a_command_of_the_outbox_count_as_well(config: Path, gate: StubGate) -> None:
+    result = called("outbox", "--config", str(config), "--json", "retry")
+    assert json.loads(result.stdout) == {"retried": 2}
+
+
 def test_the_outbox_is_exported_with_clear_barcodes_and_only_into_the_file(
     config: Path, gate: StubGate
 ) -> None:
     file = config.parent / "outbox.jsonl"
     result = called("outbox", "export", str(file), config=config)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "2 scans exported\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "scans exported: 2\n")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(row["barcode"], row["lost"]) for row in rows] == [("GATED000001", False), ("GATED000001", True)]
     assert "GATED000001" not in called("outbox", "list", config=config).stdout

@@ -1,10 +1,13 @@
+import re
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+import gated
 from gated.clock import SystemClock, new_scan_id
 from gated.core.scan import TimeTrust
 
@@ -122,6 +125,88 @@ def test_the_apis_time_has_no_say_while_the_kernel_is_synchronised(root):
     now = ours.now()
     assert now.trust is TimeTrust.SYNCHRONISED
     assert off(now.wall) < 1
+
+
+class Wall(datetime):
+    """The machine's wall clock, and so much ahead."""
+
+    ahead: ClassVar[timedelta] = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Any:
+        return datetime.now(tz) + cls.ahead
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> type[Wall]:
+    monkeypatch.setattr("gated.clock.datetime", Wall)
+    monkeypatch.setattr(Wall, "ahead", timedelta())
+    return Wall
+
+
+STEPS = [timedelta(hours=-6), timedelta(hours=6), timedelta(days=-365 * 56), timedelta(days=365 * 50)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_clock_set_by_hand_changes_no_time_that_was_synchronised_before(root, wall, step):
+    kernel = Kernel(synchronised=True)
+    ours = SystemClock(root=root, kernel_synchronised=kernel)
+    assert ours.now().trust is TimeTrust.SYNCHRONISED
+    kernel.synchronised = False  # as the kernel does itself when it is set
+    wall.ahead = step
+    now = ours.now()  # the very next scan
+    assert now.trust is TimeTrust.ESTIMATED
+    assert off(now.wall) < 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_clock_that_a_time_server_has_stepped_is_believed_at_once(root, wall, step):
+    kernel = Kernel(synchronised=False)
+    wall.ahead = step  # wrong at boot
+    ours = SystemClock(root=root, kernel_synchronised=kernel)
+    assert ours.now().trust is TimeTrust.UNKNOWN
+    kernel.synchronised = True
+    wall.ahead = timedelta()
+    now = ours.now()
+    assert now.trust is TimeTrust.SYNCHRONISED
+    assert off(now.wall) < 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_back_and_forth_within_seconds_moves_no_time_that_the_api_has_told(root, wall, step):
+    ours = clock(root)
+    ours.learn(datetime.now(UTC), time.monotonic())
+    for wall.ahead in (step, timedelta(), -step / 2, step):
+        now = ours.now()
+        assert now.trust is TimeTrust.ESTIMATED
+        assert off(now.wall) < 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_real_time_clock_does_not_vouch_for_a_time_set_otherwise_afterwards(root, wall, step):
+    fit_rtc(root)
+    ours = clock(root)
+    assert ours.now().trust is TimeTrust.ESTIMATED
+    wall.ahead = step
+    assert ours.now().trust is TimeTrust.UNKNOWN
+    wall.ahead = timedelta()
+    assert ours.now().trust is TimeTrust.ESTIMATED
+
+
+def test_only_the_clock_reads_the_machines_wall_time():
+    read = re.compile(r"datetime\.(now|today|utcnow)\(|time\.(time|time_ns|localtime|gmtime)\(")
+    package = Path(gated.__file__).parent
+    readers = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if read.search(path.read_text()) and "simulator" not in path.parts
+    }
+    assert readers == {
+        "clock.py",
+        "commissioning/site.py",  # the date at the head of a report, printed by a command
+        "jobs.py",  # in words: what APScheduler would do
+        "store/salvage.py",  # in the name of a file
+    }
 
 
 def test_the_kernel_is_not_asked_at_each_scan(root):

@@ -26,7 +26,7 @@ from gated.config.lines import Lines
 from gated.config.reading import Key, Part, keys, tables
 from gated.config.values import Span, Whole
 from gated.core.barcode import Terminator
-from gated.core.passage import Profile
+from gated.core.events import Profile
 from gated.core.scan import Direction
 from gated.core.signals import OFF, PATTERNS, SIGNALS, STEADY, Lamp, Outcome, Pattern
 from gated.errors import ConfigError

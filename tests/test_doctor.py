@@ -136,6 +136,7 @@ def test_what_the_configuration_declares_is_judged(old: str, new: str, level: Le
     [
         ({"password_wrong": "there is no password for the API"}, Level.NO_GO, "password", "no password"),
         ({"state_dir_wrong": "/var/lib can't be written"}, Level.NO_GO, "disk", "can't be written"),
+        ({"damaged": "journal.1.damaged"}, Level.LOOK, "card", "journal.1.damaged is what it was"),
         ({"free_bytes": 99_000_000}, Level.NO_GO, "disk", "0.1 GB free"),
         ({"free_bytes": 400_000_000}, Level.LOOK, "disk", "0.4 GB free"),
         ({"let_go": LetGo.STAYS}, Level.LOOK, "kernel", "stays on"),
@@ -202,9 +203,17 @@ def test_the_facts_of_a_machine_without_a_gate_are_found(tmp_path: Path) -> None
     config = parse(CONFIG.replace('name = "North"', f'name = "North"\nstate_dir = "{tmp_path}/new/state"'))
     facts = gather(config, tmp_path, root=tmp_path)
     assert (facts.password_wrong, facts.state_dir_wrong, facts.status) == ("", "", None)
+    assert facts.damaged == ""
     assert facts.free_bytes
     assert facts.let_go is LetGo.UNKNOWN
     assert "no gate answers" in facts.not_running
+
+
+def test_the_damaged_journal_that_was_kept_last_is_found(tmp_path: Path) -> None:
+    for name in ("journal.2026.damaged", "journal.2027.damaged", "journal.2027.damaged-wal", "journal.db"):
+        (tmp_path / name).touch()
+    config = parse(CONFIG.replace('name = "North"', f'name = "North"\nstate_dir = "{tmp_path}"'))
+    assert gather(config, None, root=tmp_path).damaged == "journal.2027.damaged"
 
 
 def test_the_command_ends_with_its_verdict_and_status_1(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gated.app import App
 from gated.config import parse
 from gated.control import SOCKET, ask
 from gated.core.emergency import Came
-from gated.core.passage import Profile
+from gated.core.events import Profile
 from gated.core.scan import LaneName
 from gated.core.signals import Outcome
 from gated.drill import drill

@@ -52,7 +52,7 @@ def test_a_valid_ticket_is_admitted_once_and_the_server_has_both_scans_with_thei
         ("GATED-EXPIRED", 60, "expired"),
         ("GATED-OVER", 60, "expired"),
         ("GATED-USED", 50, "already_scanned"),
-        ("GATED-ORDER", 40, "unknown"),
+        ("GATED-ORDER", 40, "order"),
     ],
 )
 def test_a_ticket_that_may_not_enter_is_denied_for_its_reason(

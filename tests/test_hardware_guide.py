@@ -11,7 +11,7 @@ import pytest
 from gpiozero.pins.pi import PiBoardInfo
 
 from gated.config import parse
-from gated.core.passage import Profile
+from gated.core.events import Profile
 
 ROOT = Path(__file__).parent.parent
 HARDWARE = ROOT / "hardware"

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
+from gated import jobs as jobs_module
 from gated.jobs import Jobs
 from tests.virtual_time import loop, run
 
@@ -230,6 +231,50 @@ def test_a_job_whose_pause_can_not_be_told_runs_again() -> None:
         return work.began
 
     assert [round(at) for at in run(play())] == [0, 60]
+
+
+def test_a_run_that_hangs_is_ended_and_the_job_runs_again(said: LogCapture) -> None:
+    longest = jobs_module.LONGEST.total_seconds()
+
+    async def scenario(_: Jobs, __: Work) -> None:
+        await asyncio.sleep(longest + 100)
+
+    work = one(scenario, lasts=10 * longest)
+    assert [round(at) for at in work.began] == [0, round(longest + 60)]
+    assert [entry["event"] for entry in said.entries] == ["job_failed"]
+
+
+def test_jobs_that_run_and_wait_as_they_should_are_not_dead() -> None:
+    async def play() -> set[str]:
+        jobs = started(
+            often=(Work(), lambda: TEN_SECONDS),
+            rarely=(Work(), lambda: HOUR),
+            long=(Work(lasts=3000), lambda: TEN_SECONDS),
+            failing=(Work(raises=ValueError("a bug")), lambda: TEN_SECONDS),
+        )
+        dead: set[str] = set()
+        for _ in range(100):
+            await asyncio.sleep(91)
+            dead |= set(jobs.dead)
+        await jobs.close()
+        return dead
+
+    assert run(play()) == set()
+
+
+def test_jobs_whose_scheduler_has_fallen_silent_are_dead() -> None:
+    async def play() -> list[tuple[list[str], list[str]]]:
+        jobs = started(often=(Work(), lambda: TEN_SECONDS), rarely=(Work(), lambda: HOUR))
+        await asyncio.sleep(5)
+        jobs._scheduler.pause()
+        dead = []
+        for seconds in (100, 300, 3600):
+            await asyncio.sleep(seconds)
+            dead.append(jobs.dead)
+        await jobs.close()
+        return dead
+
+    assert run(play()) == [[], ["often"], ["often", "rarely"]]
 
 
 def test_closing_cancels_what_runs_and_what_waits(said: LogCapture) -> None:

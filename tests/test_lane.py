@@ -9,8 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gated.asking import Asker
-from gated.core.own_signals import Change, Signals, TypeSignal
-from gated.core.passage import (
+from gated.core.events import (
     EmergencyBegan,
     EmergencyEnded,
     LaneRules,
@@ -20,6 +19,7 @@ from gated.core.passage import (
     Profile,
     Sensors,
 )
+from gated.core.own_signals import Change, Signals, TypeSignal
 from gated.core.scan import Direction, LaneName, Moment, Scan, TimeTrust
 from gated.core.signals import Lamp, Outcome
 from gated.core.ticket import Ticket
@@ -30,6 +30,7 @@ from gated.lane import Equipment, Gate, RunningLane, Setting
 from gated.pins.fake import FakePins
 from gated.scanners.fake import FakeScanner
 from gated.store import Decided, Passage, Store, Terms
+from gated.store.writer import Piece
 from tests import virtual_time
 
 RELEASE, GREEN, RED = 17, 22, 23
@@ -58,18 +59,21 @@ class FakeStore:
     passages: list[tuple[int, Passage]] = field(default_factory=list)
     occurrences: list[str] = field(default_factory=list)
 
-    async def decide(self, scan: Scan, terms: Terms) -> Decided:
+    def decide(self, scan: Scan, terms: Terms) -> Piece[Decided]:
         self.decided.append(scan.barcode)
-        number = len(self.decided)
-        await asyncio.sleep(self.delay)
-        if self.broken:
-            raise StoreError("the disk is gone")
         verdict = self.verdicts.get(scan.barcode, VALID)
-        return Decided(scan, verdict, Origin.LOCAL, self.tickets.get(scan.barcode), number)
+        ticket = self.tickets.get(scan.barcode)
+        return self._later(Decided(scan, verdict, Origin.LOCAL, ticket, len(self.decided)))
 
-    async def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
+    def write_undecided(self, scan: Scan, verdict: Verdict) -> Piece[Decided]:
         self.undecided.append((scan.barcode, verdict.reason))
-        return Decided(scan, verdict, Origin.LOCAL, None, 1)
+        return self._later(Decided(scan, verdict, Origin.LOCAL, None, 1))
+
+    def _later(self, decided: Decided) -> Piece[Decided]:
+        piece = Piece(lambda: decided)
+        outcome = StoreError("the disk is gone") if self.broken else decided
+        asyncio.get_running_loop().call_later(self.delay, piece.settle, outcome)
+        return piece
 
     async def override(self, scan: Scan) -> Decided:
         return Decided(scan, VALID, Origin.OVERRIDE, None, 1)
@@ -477,10 +481,11 @@ def test_lanes_that_share_a_barrier_take_turns_and_a_waiting_exit_goes_first() -
 def test_a_failure_that_nobody_foresaw_makes_the_lane_dead() -> None:
     async def act() -> None:
         rig = Rig()
-        lane = rig.add(ENTRY)
-        rig.store.verdicts = cast(dict[str, Verdict], None)
+        lane = rig.add(SEEN)
+        rig.store.occurrences = cast(list[str], None)
         await rig.start()
-        await rig.scan("A")
+        lane.feed(PassageDone(rig.loop.time()))
+        await rig.wait(0.01)
         assert not lane.alive
 
     virtually(act())

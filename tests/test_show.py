@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gated.core.passage import TABLE, State
+from gated.core.events import State
+from gated.core.passage import TABLE
 from gated.errors import ControlError
 from gated.show import follow_sync, lane_table, lane_table_lines, outbox_lines, purged, status_lines
 

@@ -1,5 +1,6 @@
 """What systemd hears, on real sockets, and where things are."""
 
+import asyncio
 import os
 import re
 import socket
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gated.config import GateConfig
+from gated.app import App
+from gated.config import GateConfig, parse
 from gated.systemd import STATE_DIRECTORY, Notifier, credentials_directory, runtime_directory
 
 UNIT = (Path(__file__).parent.parent / "systemd" / "gated.service").read_text()
@@ -53,6 +55,37 @@ def test_a_systemd_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
         for _ in range(1000):  # many more than its queue takes
             notifier.send("WATCHDOG=1")
         assert time.monotonic() - begun < 1
+
+
+CONFIG = """\
+[gate]
+name = "North"
+state_dir = "{folder}"
+[api]
+base_url = "http://127.0.0.1:9"
+username = "scan"
+device_info = "DEVICE_ID:1"
+[[lanes]]
+name = "in"
+direction = "entry"
+scanners = [{{ kind = "serial", device = "{folder}/none" }}]
+release = {{ pin = 17, when_off = "locked" }}
+[pins]
+factory = "mock"
+"""
+
+
+async def test_a_start_may_last_while_a_journal_is_salvaged_and_is_watched_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with listening(str(tmp_path / "notify")) as ear:
+        app = App(parse(CONFIG.format(folder=tmp_path)), "secret")
+        running = asyncio.create_task(app.run())
+        states = [await asyncio.to_thread(ear.recv, 1000) for _ in range(3)]
+        app._stopping.set()
+        await running
+    assert states == [b"EXTEND_TIMEOUT_USEC=600000000", b"WATCHDOG=1", b"READY=1\nSTATUS=Lanes are working"]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ Paths, headers and bodies are those of the Ticket Scan API's document. What that
 an expired token as 400, the service's own ``url``) is decided here and in :mod:`gated.api.wire`.
 """
 
+import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -117,12 +118,17 @@ class TicketScanApi:
         self._own_bases = {each.id: base for each in services if (base := self._trusted(each.url))}
         return _dated(answer, services)
 
-    async def probe(self) -> Dated[None]:
-        """Asks for the services where the direct calls go: the API answers, and the connection is warm.
+    async def probe(self, service_id: str) -> Dated[None]:
+        """Asks for the services where the direct calls of a service go (blank while there is none).
 
-        An idle connection is closed after 20 s; more often than that keeps one warm.
+        So the API answers there, and the connection is warm. An idle one is closed after 20 s; more often
+        than that keeps it warm.
         """
-        answer = await self._call(self._direct, self._services_request)
+
+        def request(user_id: str) -> Request:
+            return replace(self._services_request(user_id), base=self._base(service_id))
+
+        answer = await self._call(self._direct, request)
         _read(answer, wire.read_services)
         return _dated(answer, None)
 
@@ -138,7 +144,8 @@ class TicketScanApi:
             return Request(method="GET", base=self._base(service_id), path=path, headers=tuple(headers))
 
         answer = await self._call(self._transfers, request)
-        return _dated(answer, _read(answer, lambda body: wire.read_page(body, asked=page, limit=size)))
+        with _reading(answer):
+            return _dated(answer, await _in_turns(wire.reading_page(answer.body, asked=page, limit=size)))
 
     async def check_in(self, service_id: str, barcode_id: str) -> Dated[DirectAnswer]:
         """Checks a ticket in. Only code 100 with ``matches`` admits.
@@ -213,14 +220,18 @@ class TicketScanApi:
         return await self._exchange(link, request, token)
 
     async def _exchange(self, link: Link, request: Callable[[str], Request], token: Token) -> Answer:
+        """One exchange; where a service's own url has no such API, base_url's, which the document gives."""
         asked = request(token.claims.user_id)
         bearer = ("Authorization", f"bearer {token.text}")  # in lower case, as in the document
         try:
-            return await link.exchange(asked, bearer)
+            answer = await link.exchange(asked, bearer)
         except ApiUnreachable:
             if asked.base == self._settings.base_url:
                 raise
-        self._dead_bases.add(asked.base)  # the document gives base_url for every call: that one must do
+        else:
+            if answer.status != 404 or asked.base == self._settings.base_url:
+                return answer
+        self._dead_bases.add(asked.base)
         return await link.exchange(request(token.claims.user_id), bearer)
 
     async def _log_in(self) -> str:
@@ -273,9 +284,27 @@ def _refuses_token(answer: Answer) -> bool:
 
 
 def _read(answer: Answer, reader: Callable[[bytes], _T]) -> _T:
+    with _reading(answer):
+        return reader(answer.body)
+
+
+async def _in_turns(reading: Generator[None, None, _T]) -> _T:
+    """Goes on with it whenever all that waited for the loop has had its turn."""
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            read: _T = done.value
+            return read
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def _reading(answer: Answer) -> Iterator[None]:
+    """Only what succeeded is read, and what can't be read is told with what it answered."""
     answer.check()
     try:
-        return reader(answer.body)
+        yield
     except ApiBadAnswer as error:
         raise ApiBadAnswer(f"{answer.request}: {answer.status}, but {error}", hint=error.hint) from error
 

@@ -2,13 +2,16 @@
 
 - An error says what is known of the request: nothing was sent (ApiUnreachable), it was sent and may have been
   carried out (ApiAnswerLost), or the answer can't be one of this API (ApiBadAnswer).
-- No redirect is followed, and no answer is read past 8 MiB or past its time.
+- No redirect is followed, and no answer is read past 8 MiB or past its time. It is unpacked here, a piece at
+  a time: httpx would unpack all that has come at once, a thousandfold, and as often over as it is told to.
 - A request is never cancelled from outside: httpcore 1.0 then loses a place in its pool for ever. Its own
   time-outs end it. A pool that has no place left is replaced.
 """
 
+import asyncio
 import ssl
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -25,6 +28,10 @@ from gated.errors import ApiAnswerLost, ApiBadAnswer, ApiError, ApiRefused, ApiU
 
 # A page of 500 tickets is about 350 kB; whatever is above this is no answer of this API.
 MOST_BYTES = 8 * 1024 * 1024
+# Of a packed answer so much is unpacked at once.
+_PIECE_BYTES = 64 * 1024
+# gzip's window of 32 kB; 16 is zlib's mark for gzip.
+_GZIP = zlib.MAX_WBITS | 16
 # Seconds. Servers close idle connections after some time of their own, and a POST on a connection that is
 # being closed may or may not have been carried out: we close first.
 _IDLE_S = 20.0
@@ -39,6 +46,8 @@ _NOTHING_SENT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
 )
+# Characters of an error's text that are kept.
+_WHAT_LENGTH = 300
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _NOT_YET_VALID, _HAS_EXPIRED = 9, 10
 
@@ -153,18 +162,21 @@ class Opener:
 
 
 class Link:
-    """A client that is replaced when its pool has no place left."""
+    """A client that is replaced when its pool has no place left, or a call is not over when it should be."""
 
     def __init__(self, opener: Opener, patience: Patience, monotonic: Callable[[], float]) -> None:
         self._opener = opener
         self._patience = patience
         self._monotonic = monotonic
         self._client = opener.open(patience)
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def exchange(self, request: Request, *headers: tuple[str, str]) -> Answer:
         """Sends a request and reads its answer, whatever its status. Raises ApiError."""
         client = self._client
         sent = self._monotonic()
+        # httpx's read time-out begins anew with each byte, and headers come from it whole or not at all.
+        overdue = asyncio.get_running_loop().call_later(self._patience.whole_s, self._hang_up, client)
         try:
             async with client.stream(
                 request.method,
@@ -178,6 +190,10 @@ class Link:
             if isinstance(error, httpx.PoolTimeout):
                 await self._replace(client)
             raise _failure(request, error, self._monotonic() - sent) from error
+        except httpx.InvalidURL as error:  # it looks at a redirect's target, though it is not to follow it
+            raise ApiBadAnswer(f"{request}: sent on to nowhere", hint=wire.CAPTIVE_HINT) from error
+        finally:
+            overdue.cancel()
         return Answer(request, response.status_code, response.headers, body, sent, received)
 
     async def close(self) -> None:
@@ -185,15 +201,23 @@ class Link:
         await self._client.aclose()
 
     async def _body(self, request: Request, response: httpx.Response, sent: float) -> bytes:
-        body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > MOST_BYTES:
-                raise ApiBadAnswer(f"{request}: the answer is longer than {MOST_BYTES} bytes")
+        body, unpack = bytearray(), _unpacking(request, response)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        async for raw in response.stream:
+            for piece in unpack(raw):
+                body += piece
+                if len(body) > MOST_BYTES:
+                    raise ApiBadAnswer(f"{request}: the answer is longer than {MOST_BYTES} bytes")
             elapsed = self._monotonic() - sent
-            if elapsed > self._patience.whole_s:  # httpx's read time-out begins anew with each piece
+            if elapsed > self._patience.whole_s:
                 raise ApiAnswerLost(f"{request}: given up at {len(body)} bytes of an answer, {elapsed:.1f} s")
         return bytes(body)
+
+    def _hang_up(self, client: httpx.AsyncClient) -> None:
+        """Closes the connections of a call that is overdue, which ends it as an answer that was lost."""
+        closing = asyncio.create_task(self._replace(client), name="hang up")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def _replace(self, lost: httpx.AsyncClient) -> None:
         if self._client is lost:
@@ -201,12 +225,32 @@ class Link:
             await lost.aclose()
 
 
+def _unpacking(request: Request, response: httpx.Response) -> Callable[[bytes], Iterator[bytes]]:
+    """What undoes the packing of an answer: gzip, which we offer, or none. Both raise ApiBadAnswer."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return lambda raw: iter((raw,))
+    if encoding not in ("gzip", "x-gzip"):
+        told = printable(encoding, 80)
+        raise ApiBadAnswer(f"{request}: the answer can't be unpacked: it is packed with {told!r}")
+    packed = zlib.decompressobj(_GZIP)
+
+    def unpack(raw: bytes) -> Iterator[bytes]:
+        try:
+            while raw and not packed.eof:
+                yield packed.decompress(raw, _PIECE_BYTES)
+                raw = packed.unconsumed_tail
+        except zlib.error as error:
+            raise ApiBadAnswer(f"{request}: the answer can't be unpacked: {error}") from error
+
+    return unpack
+
+
 def _failure(request: Request, error: httpx.HTTPError, elapsed: float) -> ApiError:
-    what = f"{type(error).__name__} {error}".rstrip()
+    # What is no HTTP at all is quoted in whole.
+    what = printable(f"{type(error).__name__} {error}", _WHAT_LENGTH)
     if isinstance(error, _NOTHING_SENT):
         return ApiUnreachable(f"{request}: nothing sent in {elapsed:.2f} s: {what}", hint=_tls_hint(error))
-    if isinstance(error, httpx.DecodingError):
-        return ApiBadAnswer(f"{request}: the answer can't be unpacked: {what}")
     return ApiAnswerLost(f"{request}: no whole answer {elapsed:.2f} s after it was begun: {what}")
 
 

@@ -21,6 +21,9 @@ Loose = Any
 # PHP_INT_MAX and its like stand for "no limit"; a round number keeps sums within every database's integers.
 _MANY = 1_000_000_000
 
+# Characters of a name or a text that are kept: as many as a ticket type has room for in the configuration.
+_MOST_SHOWN = 256
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECONDS_FROM = 1e11  # as seconds that would be the year 5138
 _FIRST_YEAR, _LAST_YEAR, _NEVER_YEAR = 2000, 2100, 9999  # MySQL's last year is how "never" is often written
@@ -89,9 +92,9 @@ def identifier(value: Loose) -> str | None:
 
 
 def display(value: Loose) -> str:
-    """For display; what is no text or number shows as nothing."""
+    """For display, and cut for it; what is no text or number shows as nothing."""
     if type(value) is str:
-        return value
+        return value[:_MOST_SHOWN]
     return str(value) if type(value) in (int, float) else ""
 
 

@@ -12,8 +12,8 @@ leaves time formats, booleans and refusals open, so none of the forms read here 
 
 import re
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -23,6 +23,7 @@ from msgspec import UNSET, UnsetType
 
 from gated.api import values
 from gated.api.values import Loose
+from gated.core.overlay import NOTHING, left
 from gated.core.ticket import Ticket
 from gated.errors import ApiBadAnswer, ServiceNotChosen
 
@@ -39,10 +40,18 @@ CAPTIVE_HINT = (
 # Seconds. The document gives sync_interval no unit; its example of 120 fits seconds. Below 15 the server
 # would be hammered, above 900 a cancelled ticket would stay good for too long.
 _SYNC_DEFAULT, _SYNC_LEAST, _SYNC_MOST = 120, 15, 900
+# Seconds since 1970; the year 5138. Sums of larger numbers leave the floats.
+_LATEST_S = 1e11
+# Tickets that a service may say it has: far above all events, and within every database's integers.
+_MOST_TICKETS = 1_000_000_000
 # Two million tickets at 100 a page. A server that always names a next page must not be followed for ever.
 _MOST_PAGES = 20_000
+# Rows that are read in one go, in a quarter of a millisecond on a PC.
+_ROWS_AT_ONCE = 50
 # Characters of a server's text that are kept: for the log, and for a two-line display.
 _INFO_LENGTH, _MESSAGE_LENGTH = 200, 80
+# Services that an error lists.
+_LISTED = 20
 # Seconds. A server that asks for more than this is asked again all the same.
 _MOST_RETRY_AFTER_S = 300.0
 
@@ -79,7 +88,8 @@ class Page:
     set_aside: int
     """Rows without a ``barcode_id`` that can be read."""
     odd: int
-    """Rows whose ``barcode_id`` came as a number: leading zeros may be lost."""
+    """Rows whose ``barcode_id`` came as a number (leading zeros may be lost) or has come on this page before:
+    of several rows of one ticket the strictest counts."""
     total_items: int | None
     total_pages: int | None
     next_page: int | None
@@ -125,6 +135,8 @@ class Claims:
     expires_in: timedelta | None
     """Its whole life, by its own ``exp`` and ``iat``; None when it does not say."""
     active: bool
+    two_users: bool = False
+    """Its ``sub`` and its ``user.uuid``, which should be the same, differ: the ``sub`` is taken."""
 
 
 # What is asked of the bytes. Unknown keys are skipped unread.
@@ -133,6 +145,7 @@ class Claims:
 class _Row(msgspec.Struct, gc=False):
     barcode_id: Loose = None
     external_barcode_id: Loose = None
+    batch_id: Loose = None
     ticket_type_hash_id: Loose = None
     ticket_type: Loose = None
     subtitle: Loose = None
@@ -188,24 +201,41 @@ _object_decoder = msgspec.json.Decoder(dict[str, Loose])
 
 def read_page(body: bytes, *, asked: int, limit: int) -> Page:
     """The page numbered ``asked`` of at most ``limit`` tickets. Raises ApiBadAnswer for another shape."""
+    reading = reading_page(body, asked=asked, limit=limit)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            page: Page = done.value
+            return page
+
+
+def reading_page(body: bytes, *, asked: int, limit: int) -> Generator[None, None, Page]:
+    """Reads as :func:`read_page` does, and gives way after some rows: a scan need not wait for all."""
     answer = _decode(_page_decoder.decode, body)
     if answer.barcodes is UNSET:
         raise ApiBadAnswer("the list of tickets has no 'barcodes'")
     rows = values.elements(answer.barcodes)
-    tickets, odd = [], 0
-    for row in rows:
+    tickets: dict[str, Ticket] = {}
+    set_aside = odd = 0
+    for number, row in enumerate(rows, 1):
+        if number % _ROWS_AT_ONCE == 0:
+            yield
         ticket = _ticket(row) if type(row) is _Row else None
-        if ticket is not None:
-            tickets.append(ticket)
-            odd += type(row.barcode_id) is int
+        if ticket is None:
+            set_aside += 1
+            continue
+        other = tickets.get(ticket.barcode_id)
+        odd += type(row.barcode_id) is int or other is not None
+        tickets[ticket.barcode_id] = ticket if other is None else _strictest(other, ticket)
     pagination = answer.pagination if isinstance(answer.pagination, _Pagination) else _Pagination()
     following = _next_page(pagination, asked=asked, rows=len(rows), limit=limit)
     return Page(
-        tickets=tuple(tickets),
-        set_aside=len(rows) - len(tickets),
+        tickets=tuple(tickets.values()),
+        set_aside=set_aside,
         odd=odd,
-        total_items=values.whole(pagination.total_items),
-        total_pages=values.whole(pagination.total_pages),
+        total_items=_tally(pagination.total_items),
+        total_pages=_tally(pagination.total_pages),
         next_page=following,
     )
 
@@ -232,7 +262,9 @@ def choose_service(services: Sequence[Service], wanted: str | None) -> Service:
     complaint = "the scan user has several services" if services else "the scan user has no service"
     if wanted is not None:
         complaint = f"{len(fitting) or 'none'} of the scan user's services fits {wanted!r}"
-    listing = "; ".join(f"{each.id} ({each.name})" for each in services) or "none"
+    listing = "; ".join(f"{each.id} ({each.name})" for each in services[:_LISTED]) or "none"
+    if len(services) > _LISTED:
+        listing += f"; and {len(services) - _LISTED} more"
     hint = "" if services else "Ask the organiser to give the scan user the event's scan service."
     raise ServiceNotChosen(f"{complaint}: {listing}", hint=hint)
 
@@ -295,10 +327,11 @@ def token_claims(token: str) -> Claims:
     user = claims.get("user")
     if not isinstance(user, dict):
         user = {}
-    user_id = _usable_id(claims.get("sub")) or _usable_id(user.get("uuid"))
-    if not user_id:
+    users = [user_id for each in (claims.get("sub"), user.get("uuid")) if (user_id := _usable_id(each))]
+    if not users:
         raise ApiBadAnswer("the login token names no scan user")
-    return Claims(user_id, _life(claims), active=user.get("active", True) not in (False, 0, "0", "false"))
+    active = user.get("active", True) not in (False, 0, "0", "false")
+    return Claims(users[0], _life(claims), active=active, two_users=len(set(users)) > 1)
 
 
 def info_message(body: bytes) -> str:
@@ -375,7 +408,7 @@ def _decode(decode: Callable[[bytes], _T], body: bytes) -> _T:
 
 def _next_page(pagination: _Pagination, *, asked: int, rows: int, limit: int) -> int | None:
     """By what the server names, else by its total, else for as long as pages are full."""
-    total = values.whole(pagination.total_pages)
+    total = _tally(pagination.total_pages)
     if rows == 0 and (total is None or asked >= total):
         return None  # whatever it names: there is nothing more to be had
     if isinstance(pagination.pages, _PageNumbers) and pagination.pages.next_page is not UNSET:
@@ -387,6 +420,12 @@ def _next_page(pagination: _Pagination, *, asked: int, rows: int, limit: int) ->
     if following is not None and (following != asked + 1 or following > _MOST_PAGES):
         raise ApiBadAnswer(f"page {asked} of the tickets names page {following} as the next one")
     return following
+
+
+def _tally(value: Loose) -> int | None:
+    """How many there are, None if that can't be so."""
+    number = values.whole(value)
+    return number if number is not None and 0 <= number <= _MOST_TICKETS else None
 
 
 def _named_page(value: Loose) -> int | None:
@@ -409,7 +448,7 @@ def _service(each: dict[str, Loose]) -> Service | None:
         url=url if isinstance(url, str) and url else None,
         sync_interval=timedelta(seconds=_sync_interval_s(each.get("sync_interval"))),
         type_ids=_names(each.get("ticket_types"), "ticket_type_hash_id") or frozenset(),
-        total_available=values.whole(each.get("count_total_available")),
+        total_available=_tally(each.get("count_total_available")),
         permissions=_names(each.get("permissions"), "name", str.lower),
         setup=values.display(each.get("setup")),
         information_level=values.display(each.get("information_level")),
@@ -459,6 +498,7 @@ def _ticket(row: _Row) -> Ticket | None:
     return Ticket(
         barcode_id=barcode_id,
         external_barcode_id=external_id,
+        batch_id=values.identifier(row.batch_id) or "",
         type_id=type_id,
         type_name=values.display(row.ticket_type),
         subtitle=values.display(row.subtitle),
@@ -479,6 +519,37 @@ def _ticket(row: _Row) -> Ticket | None:
     )
 
 
+def _strictest(one: Ticket, other: Ticket) -> Ticket:
+    """What two rows of one ticket allow both. One that can't be read takes no part, but a cancellation does.
+
+    The counters are those of one row, since they belong together: of the one that leaves fewer entries.
+    """
+    canceled = one.canceled or other.canceled
+    if one.unreadable or other.unreadable:
+        return replace(other if one.unreadable else one, canceled=canceled)
+    fewest, most = sorted((one, other), key=_entries_left)
+    return replace(
+        fewest,
+        external_barcode_id=fewest.external_barcode_id or most.external_barcode_id,
+        checkin_allowed=one.checkin_allowed and other.checkin_allowed,
+        canceled=canceled,
+        expire_from=_of_both(min, one.expire_from, other.expire_from),
+        valid_from=_of_both(max, one.valid_from, other.valid_from),
+        valid_till=_of_both(min, one.valid_till, other.valid_till),
+        last_checked_in=_of_both(max, one.last_checked_in, other.last_checked_in),
+    )
+
+
+def _entries_left(ticket: Ticket) -> tuple[int, int]:
+    return left(ticket, NOTHING, reentry_after_checkout=False), -ticket.checked_in
+
+
+def _of_both(
+    choose: Callable[[datetime, datetime], datetime], one: datetime | None, other: datetime | None
+) -> datetime | None:
+    return choose(one, other) if one and other else one or other
+
+
 def _is_of(row: _Row, sent: str) -> bool:
     return sent in (values.identifier(row.barcode_id), values.identifier(row.external_barcode_id))
 
@@ -490,6 +561,6 @@ def _usable_id(value: Loose) -> str:
 
 def _life(claims: dict[str, Loose]) -> timedelta | None:
     issued, ends = values.number(claims.get("iat")), values.number(claims.get("exp"))
-    if issued is None or ends is None or not 0 < ends - issued < 10 * 366 * 86_400:
+    if issued is None or ends is None or max(abs(issued), abs(ends)) > _LATEST_S:
         return None
-    return timedelta(seconds=ends - issued)
+    return timedelta(seconds=ends - issued) if 0 < ends - issued < 10 * 366 * 86_400 else None

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from gated import __version__
 from gated.config import Config, LaneConfig
 from gated.core.commissioning import LaneFacts, Site
-from gated.core.passage import Profile
+from gated.core.events import Profile
 from gated.errors import GatedError
 from gated.pins import PinFactory
 from gated.pins.chip import LetGo, find_chip, when_let_go

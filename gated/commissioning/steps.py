@@ -13,7 +13,7 @@ from gated.core.commissioning import (
     ScannerStep,
     Step,
 )
-from gated.core.passage import Profile
+from gated.core.events import Profile
 from gated.pins import Normally
 
 

@@ -12,8 +12,8 @@ from gated.config import values
 from gated.config.lines import Place, show
 from gated.config.reading import SECRETS, Good, Mistake, keys
 from gated.config.schema import LANE_NAME, ScannerKind, SignalConfig, TicketTypeConfig
+from gated.core.events import Profile
 from gated.core.own_signals import confusions, objection
-from gated.core.passage import Profile
 from gated.core.scan import Direction
 from gated.core.signals import SIGNALS, Lamp, Outcome, Signal, for_lamps, for_rgb
 

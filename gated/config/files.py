@@ -13,18 +13,21 @@ from gated.config.schema import Config
 from gated.errors import ConfigError
 
 CREDENTIAL = "api-password"  # the name in the unit's LoadCredential=
+# The reference file has 20 kB. Whatever is above this is another file, or a device that never ends.
+_MOST_BYTES = 256 * 1024
 
 
 def content(path: Path, *, absent: str, private: bool = False) -> bytes:
     """What is in the file at ``path``; :class:`ConfigError` if it can't be read.
 
-    ``absent`` is the hint if there is no such file. A ``private`` file that others can read is refused.
+    ``absent`` is the hint if there is no such file, or a wrong one. A ``private`` file that others can read
+    is refused.
     """
     try:
         with path.open("rb") as file:
             if private:
                 _refuse_shared(path, file)
-            return file.read()
+            read = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError((f"{path}: there is no such file",), hint=absent) from None
     except IsADirectoryError:
@@ -35,6 +38,9 @@ def content(path: Path, *, absent: str, private: bool = False) -> bytes:
     except OSError as error:
         hint = "Check the disk and the path."
         raise ConfigError((f"{path} can't be read: {error.strerror}",), hint=hint) from None
+    if len(read) > _MOST_BYTES:
+        raise ConfigError((f"{path} is longer than {_MOST_BYTES} bytes: is it the right file?",), hint=absent)
+    return read
 
 
 def password(config: Config, credentials_directory: Path | None) -> str:

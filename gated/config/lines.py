@@ -6,6 +6,7 @@ told (one written with escapes) is given the line of the table round it.
 Grammar: TOML 1.0, https://toml.io/en/v1.0.0.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 
@@ -21,8 +22,14 @@ _TOKEN = re.compile(
 
 
 def show(place: Place) -> str:
-    """``lanes[0].release.pin``"""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    """``lanes[0].release.pin``; a name that is more than a word in quotes, as the file has to write it."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_word(part)}" for part in place).lstrip(".")
+
+
+def _word(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        return name
+    return json.dumps(name, ensure_ascii=not name.isprintable())
 
 
 class Lines:

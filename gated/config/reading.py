@@ -63,6 +63,11 @@ class Reading:
     schema: type[Any]
     good: dict[Place, Good] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
+    homes: dict[str, list[str]] = field(init=False)
+    """Where each key belongs."""
+
+    def __post_init__(self) -> None:
+        self.homes = _homes(self.schema)
 
     def record(self, kind: type[T], table: object, place: Place = ()) -> T | None:
         """``table`` as a ``kind``, or None if there is a mistake in it."""
@@ -128,12 +133,7 @@ class Reading:
                 self._wrong((*place, name), "is not a key" + self._advice(name, known))
 
     def _advice(self, name: str, known: dict[str, Key]) -> str:
-        homes = [
-            heading
-            for heading, record in tables(self.schema)
-            if name in keys(record) and not isinstance(keys(record)[name].read, Part)
-        ]
-        if homes:
+        if homes := self.homes.get(name):
             return f" of this table; it belongs under {' or '.join(homes)}"
         return near(name, known)
 
@@ -157,6 +157,16 @@ def tables(
         if isinstance(key.read, Part):
             called = () if key.read.name is None else ("NAME",)
             yield from tables(key.read.record, (*place, key.name, *called), many=key.read.many)
+
+
+def _homes(schema: type[Any]) -> dict[str, list[str]]:
+    """The headings of the tables that have a key of each name."""
+    homes: dict[str, list[str]] = {}
+    for heading, record in tables(schema):
+        for name, key in keys(record).items():
+            if not isinstance(key.read, Part):
+                homes.setdefault(name, []).append(heading)
+    return homes
 
 
 def _key(of: Field[Any], hint: Any) -> Key:

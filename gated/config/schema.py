@@ -19,8 +19,8 @@ from typing import Annotated
 from gated.config import values
 from gated.config.values import Many, OneOf, Pin, Play, Range, Span, Text, Whole
 from gated.core.barcode import Aim, Terminator
+from gated.core.events import Profile
 from gated.core.own_signals import Change
-from gated.core.passage import Profile
 from gated.core.scan import Direction, LaneName
 from gated.core.signals import Lamp, Outcome, Pattern
 from gated.pins import Normally, PinFactory

@@ -11,8 +11,8 @@ from enum import StrEnum
 from typing import Any
 
 from gated.core.decide import RULES, Now, Question, Rules, of_another_type
+from gated.core.events import Came
 from gated.core.overlay import Overlay
-from gated.core.passage import Came
 from gated.core.scan import Direction, LaneName, ScanId, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict
@@ -132,7 +132,7 @@ def data_of(explanation: Explanation) -> dict[str, Any]:
     """The explanation for programs, without barcodes: an external id must not give away the other."""
     data = asdict(explanation)
     if data["mirrored"]:
-        for name in ("barcode_id", "external_barcode_id"):
+        for name in ("barcode_id", "external_barcode_id", "batch_id"):
             del data["mirrored"]["ticket"][name]
     return data
 
@@ -147,6 +147,7 @@ _WHY = {
     Reason.VALID: "valid",
     Reason.REGRANT: "may go once more, was admitted and nobody passed",
     Reason.UNKNOWN: "no ticket has this barcode",
+    Reason.ORDER: "this is the number of an order; its tickets have barcodes of their own",
     Reason.CANCELED: "the ticket is cancelled",
     Reason.NOT_ALLOWED: "this ticket is not let in here",
     Reason.BAD_DATA: "the server's data of this ticket can't be read",

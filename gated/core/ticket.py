@@ -13,6 +13,8 @@ class Ticket:
 
     barcode_id: str
     external_barcode_id: str | None = None
+    batch_id: str = ""
+    """The number of its order, which is no ticket; blank in a ticket that was read from the mirror."""
     type_id: str = ""
     type_name: str = ""
     subtitle: str = ""

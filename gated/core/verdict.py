@@ -14,6 +14,7 @@ class Reason(StrEnum):
     VALID = "valid"
     REGRANT = "regrant"
     UNKNOWN = "unknown"
+    ORDER = "order"  # the number of an order: asked about, the server might check in all its tickets
     CANCELED = "canceled"
     NOT_ALLOWED = "not_allowed"
     BAD_DATA = "bad_data"

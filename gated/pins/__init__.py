@@ -88,6 +88,10 @@ class Pins(Protocol):
         told: read ``active`` once. Raises :class:`~gated.errors.PinError` like ``output``.
         """
 
+    @property
+    def alive(self) -> bool:
+        """Whether changes of inputs can still be told."""
+
     def close(self) -> None:
         """Make every output inactive, then let all pins go. Never raises; what fails is logged."""
 

@@ -13,6 +13,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 from gpiozero import GPIOZeroError, InputDevice, OutputDevice
@@ -105,14 +106,20 @@ class GpioInput:
 class GpioPins:
     """The pins of one gate on one gpiozero factory, which is open to tests as ``factory``.
 
-    ``errors`` are the exceptions besides gpiozero's own with which that factory says that a pin failed.
+    ``errors`` are the exceptions besides gpiozero's own with which that factory says that a pin failed;
+    ``edges`` is the thread in which it tells of edges, if it has one.
     """
 
     def __init__(
-        self, factory: Any, loop: AbstractEventLoop, errors: tuple[type[Exception], ...] = ()
+        self,
+        factory: Any,
+        loop: AbstractEventLoop,
+        errors: tuple[type[Exception], ...] = (),
+        edges: Thread | None = None,
     ) -> None:
         self.factory = factory
         self.loop = loop
+        self._edges = edges
         self._errors = (GPIOZeroError, *errors)
         self._outputs: list[GpioOutput] = []
         self._inputs: list[GpioInput] = []
@@ -130,6 +137,10 @@ class GpioPins:
             contact = GpioInput(pin, device, self, normally, on_change)
         self._inputs.append(contact)
         return contact
+
+    @property
+    def alive(self) -> bool:
+        return self._edges is None or self._edges.is_alive()
 
     def close(self) -> None:
         # All outputs first: nothing that fails while pins are let go may leave a barrier released.
@@ -185,7 +196,8 @@ def open_lgpio(loop: AbstractEventLoop, root: Path) -> GpioPins:
             f"/dev/gpiochip{chip} can't be opened: {error}",
             hint="The user that gated runs as must be in the group gpio.",
         ) from error
-    return GpioPins(factory, loop, (lgpio.error, OSError))
+    edges = getattr(lgpio, "_notify_thread", None)  # so called in lgpio.py of 0.2.2, which has no public name
+    return GpioPins(factory, loop, (lgpio.error, OSError), edges)
 
 
 @contextlib.contextmanager

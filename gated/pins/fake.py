@@ -62,6 +62,7 @@ class FakePins:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.closed = False
+        self.alive = True
         self.broken: set[int] = set()
         self.stuck: dict[int, bool] = {}
         self.driven: dict[int, bool] = {}

@@ -1,34 +1,37 @@
 """Serial scanners: RS-232, USB with a virtual port, a pseudo-terminal, or ``socket://host:port``.
 
-- pyserial has no asynchronous read, so each port has one thread, and what it reads crosses to the loop in
-  :meth:`SerialScanner._tell` alone. Only that thread touches the port.
+- Opening and closing may block (a TCP connection: 5 s), so each port has one thread for that. Between the two
+  the loop reads the descriptor itself: a thread that reads would cost each scan a change of threads.
 - The device name is resolved at every opening: ttyACM numbers change, by-id and by-path names do not.
-- A silence is vouched for by a read that waited and got nothing, never by the clock alone.
+- A silence is vouched for by a look at the port that found nothing, never by the clock alone.
 
 Facts: pyserial 3.5's source. It sets the port raw (a line discipline that echoes would send a visitor's
-barcode back to the scanner as commands), flushes input when it opens, locks with flock, and signals a device
-that is gone by SerialException, bare OSError or termios.error.
+barcode back to the scanner as commands), flushes input when it opens, locks with flock, leaves the descriptor
+non-blocking, and signals a device that is not there by SerialException, bare OSError or termios.error. A port
+that is ready and has nothing to read is gone: so the kernel says that a terminal was hung up, or a connection
+closed (read(2), n_tty.c); of a pseudo-terminal it says EIO.
 """
 
 import asyncio
 import contextlib
 import os
+import select
 import socket
 import termios
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import serial
 
-from gated.core.barcode import ByteFramer, Framing, Read
+from gated.core.barcode import ByteFramer, Framing
 from gated.scanners import OnRead, OnState, Parity, ScannerState, changes_only
 
 RETRY_FIRST_S = 0.5  # after a loss; doubled up to the last, so that a bad cable does not fill the log
 RETRY_LAST_S = 5.0
-READ_WAIT_MOST_S = 0.25  # how long a read may wait: also how long closing may take
-READ_WAIT_LEAST_S = 0.02  # below, an idle port would cost a core more than a percent
+READ_MOST = 1024  # bytes a turn: a port that never falls silent leaves the loop to others in between
 CLOSE_WAIT_S = 0.4  # then a thread that hangs in opening (a TCP connection: 5 s) is left to end by itself
 
 # TCP has no other way to notice that the far end lost its power: dead after 10 + 3 * 5 s.
@@ -68,6 +71,7 @@ class SerialScanner:
         self._settings = settings
         self._framing = framing
         self._framer = ByteFramer(framing)
+        self._port: _Port | None = None
         self._closing = threading.Event()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"scanner-{name}", daemon=True)
@@ -84,6 +88,7 @@ class SerialScanner:
 
     async def close(self) -> None:
         self._closing.set()
+        self._let_go(None)
         if not self._thread.is_alive():
             return
         # One that hangs longer is a daemon that nobody hears any more, and closes its port when it wakes.
@@ -96,14 +101,14 @@ class SerialScanner:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        """The thread: open, read until lost, wait, again."""
+        """The thread: open, hold until lost, wait, again."""
         wait = RETRY_FIRST_S
         try:
             while not self._closing.is_set():
                 try:
                     with self._open() as port:
                         wait = RETRY_FIRST_S
-                        self._read(port)
+                        self._hold(port)
                 # ValueError: a baud rate or an address that this machine can't do.
                 except (OSError, termios.error, ValueError) as error:
                     self._tell(self._state, ScannerState.LOST, str(error))
@@ -114,47 +119,97 @@ class SerialScanner:
 
     def _open(self) -> serial.SerialBase:
         settings = self._settings
-        timeout = self._framing.character_timeout.total_seconds()
         return serial.serial_for_url(
             settings.device,
             baudrate=settings.baudrate,
             bytesize=settings.bytesize,
             parity=_PARITIES[settings.parity],
             stopbits=settings.stopbits,
-            timeout=max(READ_WAIT_LEAST_S, min(timeout, READ_WAIT_MOST_S)),
             exclusive=True,
         )
 
-    def _read(self, port: serial.SerialBase) -> None:
+    def _hold(self, port: serial.SerialBase) -> None:
+        """Has the loop read the port. Returns when the scanner is closed; raises OSError when it is lost."""
         device = self._settings.device
         if device.startswith("socket://"):
             _keep_alive(port.fileno())
-        self._framer = ByteFramer(self._framing)
-        self._tell(self._state, ScannerState.READING, device if "://" in device else os.path.realpath(device))
-        while not self._closing.is_set():
-            begun = time.monotonic()
-            data = port.read(max(1, port.in_waiting))
-            if not data:
-                self._framer.silence(begun + port.timeout)
-                continue
-            at = time.monotonic()
-            for read in self._framer.feed(data, at):
-                self._tell(self._deliver, read, at)
+        held = _Port(port.fileno())
+        if self._tell(self._listen, held, device if "://" in device else os.path.realpath(device)):
+            held.ended.result()
 
-    def _tell(self, callback: Callable[..., None], *args: object) -> None:
-        """The one crossing from the thread to the loop."""
+    def _tell(self, callback: Callable[..., None], *args: object) -> bool:
+        """The one crossing from the thread to the loop; False if there is no loop any more."""
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:  # the loop is closed: nobody is left to read for
             self._closing.set()
-
-    def _deliver(self, read: Read, at: float) -> None:
-        if not self._closing.is_set():
-            self._on_read(read, at)
+            return False
+        return True
 
     def _state(self, state: ScannerState, why: str) -> None:
         if not self._closing.is_set():
             self._on_state(state, why)
+
+    def _listen(self, port: "_Port", where: str) -> None:
+        if self._closing.is_set():
+            port.ended.set_result(None)
+            return
+        self._port = port
+        self._framer = ByteFramer(self._framing)
+        self._loop.add_reader(port.fd, self._readable, port)
+        self._on_state(ScannerState.READING, where)
+
+    def _readable(self, port: "_Port") -> None:
+        try:
+            data = os.read(port.fd, READ_MOST)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._let_go(error)
+            return
+        if not data:
+            self._let_go(OSError("unplugged, or closed at the far end"))
+            return
+        at = time.monotonic()
+        self._await_silence(port)
+        for read in self._framer.feed(data, at):
+            self._on_read(read, at)
+
+    def _await_silence(self, port: "_Port") -> None:
+        port.stop_timer()
+        after = self._framing.character_timeout.total_seconds()
+        port.timer = self._loop.call_later(after, self._silence, port)
+
+    def _silence(self, port: "_Port") -> None:
+        at = time.monotonic()
+        # What came during a hold-up of the loop is read next, and waits for its own silence.
+        if not select.select([port.fd], [], [], 0)[0]:
+            self._framer.silence(at)
+
+    def _let_go(self, error: OSError | None) -> None:
+        """Stops reading and leaves the port to the thread: lost, or without an error closed."""
+        if self._port is None:
+            return
+        port, self._port = self._port, None
+        self._loop.remove_reader(port.fd)
+        port.stop_timer()
+        if error is None:
+            port.ended.set_result(None)
+        else:
+            port.ended.set_exception(error)
+
+
+class _Port:
+    """An open port while the loop reads it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.timer: asyncio.TimerHandle | None = None  # ends a silence
+        self.ended: Future[None] = Future()
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 def _keep_alive(fd: int) -> None:

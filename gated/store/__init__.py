@@ -1,16 +1,21 @@
-"""The store: ``mirror.db`` and ``journal.db``, and the one thread that touches them.
+"""The store: ``mirror.db`` and ``journal.db``, and the thread that reads and writes them.
 
 Scans go before everything else; downloads come in pieces small enough that a scan never waits for a page.
-Only the daemon opens the files.
+A second thread only reads, to answer scans while the disk holds the first one up (gated/store/front.py). Only
+the daemon opens the files. A mirror that is found damaged is begun anew, since downloads bring it back.
 """
 
+import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from gated.core.explain import Explanation, PastScan
 from gated.core.outbox import Lost, Row
@@ -18,15 +23,19 @@ from gated.core.scan import Moment, Scan, ScanId
 from gated.core.ticket import Ticket
 from gated.core.verdict import Verdict
 from gated.errors import StoreError
-from gated.store.database import Connection, Damaged, open_database
-from gated.store.desk import Ask, Decided, Desk, DeskRules, Double, Reply, Terms
+from gated.store.database import damaged
+from gated.store.desk import Ask, Decided, Desk, Double, Reply, Terms
+from gated.store.files import Files
+from gated.store.front import Front
 from gated.store.history import Place, Reader
-from gated.store.journal import Journal, Passage
-from gated.store.mirror import SPANS, Mirror
+from gated.store.journal import Entry, Journal, Passage
+from gated.store.memory import DeskRules, Memory
+from gated.store.mirror import Mirror, MirrorBeside, MirrorDamaged, Span
 from gated.store.outbox import Outbox, OutboxSize, Waiting
 from gated.store.privacy import Secrets
 from gated.store.running import RunningTime
-from gated.store.writer import Writer
+from gated.store.salvage import Salvaged
+from gated.store.writer import Piece, Writer
 
 __all__ = [
     "Ask",
@@ -46,6 +55,8 @@ __all__ = [
 
 # Rows written in one piece, so that a scan waits for no more than that.
 _PIECE = 100
+# Seconds that a stop waits for the disk; systemd kills after TimeoutStopSec.
+_CLOSE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,65 +104,114 @@ class Store:
             state_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{state_dir}: {error.strerror}") from error
-        journal = open_database(state_dir / "journal.db", "journal", synchronous="FULL")
-        self._journal = Journal(journal)
-        self._outbox = Outbox(journal)
+        files = Files.open(state_dir)
         try:
-            self._journal.finish_purge()
-            self._mirror = Mirror(_open_mirror(state_dir / "mirror.db"), Secrets(self._journal.secret()))
+            self._journal = Journal(files.journal)
+            self._outbox = Outbox(files.journal)
+            with suppress(sqlite3.OperationalError):  # a full disk: it is finished at another start
+                self._journal.finish_purge()
+            self._secret = self._journal.secret()
+            secrets = Secrets(self._secret)
+            self._mirror = Mirror(files.mirror, secrets)
+            self._mirror_beside = MirrorBeside(files.mirror_beside, secrets)
             so_far_ms = max(self._journal.ran_until_ms(), self._mirror.ran_until_ms())
             self._running = RunningTime(so_far_ms, time.monotonic())
-            self._desk = Desk(self._mirror, self._journal, self._running, rules)
-            self._desk.service = self._journal.note("service") or ""
+            self._memory = Memory.of(self._journal, self._running, rules)
+            self._desk = Desk(self._mirror, self._journal, self._memory)
+            self._journal_beside = Journal(files.journal_beside)
+            beside = Desk(self._mirror_beside, self._journal_beside, self._memory, writes=False)
             self._outbox.recover(so_far_ms)
             self._started_ms = so_far_ms
-            self._reader = Reader(journal, self._mirror, self._desk, self._running)
-            self._recall_types()
+            self._reader = Reader(files.journal, self._mirror, self._desk, self._running)
+            self._recall()
         except sqlite3.Error as error:
-            self._journal.close()
+            files.close()
             raise StoreError(f"{state_dir}: {error}") from error
         except StoreError:
-            self._journal.close()
+            files.close()
             raise
-        self._writer = Writer()
+        self._files = files
+        self._writer = Writer("store", self._mend)
+        self._front = Front(self._writer, self._desk, beside)
+        self.mirrors_renewed = int(files.mirror_renewed)
+        """How often the mirror was found damaged and begun anew: each time it has to be downloaded again."""
+
+    @property
+    def salvaged(self) -> Salvaged | None:
+        """What was read at the start of a journal that was found damaged."""
+        return self._files.salvaged
 
     def start(self) -> None:
-        """Starts the database thread, from the running loop."""
+        """Starts the database threads, from the running loop."""
         self._writer.start()
+        self._front.start()
 
     async def close(self) -> None:
-        """Finishes what was handed in and closes both files."""
-        await self._writer.do(self._desk.write_waiting)
-        await self._writer.close()
-        self._mirror.close()
-        self._journal.close()
+        """Finishes what was handed in and closes the files; what the disk does not take in time is lost."""
+        if self._writer.alive:  # else nobody would ever answer
+            self._writer.do(self._desk.write_waiting)
+        beside_ended = await self._front.close(within_s=_CLOSE_S)
+        if await self._writer.close(within_s=_CLOSE_S) and beside_ended:
+            self._files.close()
 
     @property
     def alive(self) -> bool:
-        """Whether the database thread runs; waiting for a slow disk is running."""
-        return self._writer.alive
+        """Whether the database threads run; waiting for a slow disk is running."""
+        return self._writer.alive and self._front.alive
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the disk keeps the store waiting."""
+        return self._front.hangs
+
+    def _mend(self, error: BaseException) -> bool:
+        """On the database thread, after an error: renews what is damaged. Says whether that was done."""
+        if isinstance(error, sqlite3.Error) and damaged(error):
+            self._renew_journal()
+            return True
+        if not isinstance(error, MirrorDamaged):
+            return False
+        with self._memory.lock:  # the other thread reads the mirror under it
+            self._files.renew_mirror()
+            self._mirror.go_on(self._files.mirror)
+            self._mirror_beside.go_on(self._files.mirror_beside)
+        self._mirror.claim()
+        self._mirror.bind(self._memory.service)
+        self._recall()
+        self.mirrors_renewed += 1
+        return True
+
+    def _renew_journal(self) -> None:
+        with self._memory.lock:  # the other thread reads the journal under it
+            self._files.renew_journal(self._secret)
+            for part in (self._journal, self._outbox, self._reader):
+                part.go_on(self._files.journal)
+            self._journal_beside.go_on(self._files.journal_beside)
 
     # Scans
 
-    async def decide(self, scan: Scan, terms: Terms) -> Decided | Ask:
+    def decide(self, scan: Scan, terms: Terms) -> Piece[Decided | Ask]:
         """Decides a scan and makes it durable, or says that the server has to be asked."""
-        return await self._writer.do(lambda: self._desk.decide(scan, terms), urgent=True)
+        return self._front.do(scan, lambda desk: desk.decide(scan, terms))
 
-    async def settle(self, ask: Ask, reply: Reply) -> Decided:
+    def settle(self, ask: Ask, reply: Reply) -> Piece[Decided]:
         """Makes durable what came of a question, and lets the ticket go."""
-        return await self._writer.do(lambda: self._desk.settle(ask, reply), urgent=True)
+        return self._front.do(ask.scan, lambda desk: desk.settle(ask, reply))
 
-    async def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
+    def write_undecided(self, scan: Scan, verdict: Verdict) -> Piece[Decided]:
         """Makes durable a scan on which nothing was decided."""
-        return await self._writer.do(lambda: self._desk.write_undecided(scan, verdict), urgent=True)
+        return self._front.do(scan, lambda desk: desk.write_undecided(scan, verdict))
 
-    async def override(self, scan: Scan) -> Decided:
+    def override(self, scan: Scan) -> Piece[Decided]:
         """Makes durable that an operator admitted a ticket, whatever the rules say."""
-        return await self._writer.do(lambda: self._desk.override(scan), urgent=True)
+        return self._front.do(scan, lambda desk: desk.override(scan))
 
-    async def recorded_by_server(self, seq: int, monotonic: float) -> None:
-        """Notes that the server has a scan after all: a late answer said so. It need not be uploaded."""
-        await self._writer.do(lambda: self._outbox.acknowledge_one(seq, self._running.at(monotonic)))
+    async def recorded_by_server(self, seq: int, monotonic: float) -> bool:
+        """Notes that the server has a scan after all: a late answer said so. It need not be uploaded.
+
+        False if the server has that guest's check-in twice now, which is marked.
+        """
+        return await self._writer.do(lambda: self._outbox.acknowledge_one(seq, self._running.at(monotonic)))
 
     async def not_recorded_by_server(self, seq: int) -> None:
         """Notes that the server does not have a scan after all: it is uploaded."""
@@ -168,38 +228,74 @@ class Store:
     # Upload
 
     async def freeze(self, limit: int, at: Moment) -> tuple[Row, ...]:
-        """The next outbox rows to send, frozen, of one kind and one service.
+        """The next outbox rows to send, frozen, of one kind and one service; if the disk fails, from memory.
 
         Rows handed out before of which nothing was said since, as when the disk failed, may have arrived.
         """
 
         def freeze() -> tuple[Row, ...]:
-            self._outbox.recover(self._running.at(at.monotonic))
-            return self._outbox.freeze(self._desk.service, limit, at)
+            waiting = self._desk.write_waiting()
+            try:
+                self._outbox.recover(self._running.at(at.monotonic))
+                rows = self._outbox.freeze(self._memory.service, limit, at)
+            except sqlite3.Error:
+                if not waiting:
+                    raise
+                rows = ()
+            return rows or self._memory.freeze(limit, at)
 
         return await self._writer.do(freeze)
 
     async def acknowledge(self, rows: Sequence[Row], monotonic: float) -> None:
         """Notes that the server has these rows."""
-        await self._writer.do(lambda: self._outbox.acknowledge(rows, self._running.at(monotonic)))
+        running_ms = self._running.at(monotonic)
+
+        def acknowledged(entry: Entry) -> Entry:
+            return replace(entry, acknowledged_ms=running_ms, kind=None)
+
+        await self._note(rows, acknowledged, lambda rows: self._outbox.acknowledge(rows, running_ms))
 
     async def keep(self, rows: Sequence[Row]) -> None:
         """Notes that these rows have not arrived."""
-        await self._writer.do(lambda: self._outbox.keep(rows))
+        await self._note(rows, partial(_dispatched, sending=False), self._outbox.keep)
 
     async def lose(self, rows: Sequence[Row], monotonic: float) -> None:
         """Notes that these rows went out and were not answered."""
-        await self._writer.do(lambda: self._outbox.lose(rows, self._running.at(monotonic)))
+        running_ms = self._running.at(monotonic)
+        lost = partial(_dispatched, sending=False, lost_ms=running_ms)
+        await self._note(rows, lost, lambda rows: self._outbox.lose(rows, running_ms))
 
     async def park(self, rows: Sequence[Row], why: str) -> None:
         """Sends these rows no more without a person's word."""
-        await self._writer.do(lambda: self._outbox.park(rows, why))
+        parked = partial(_dispatched, sending=False, parked=why)
+        await self._note(rows, parked, lambda rows: self._outbox.park(rows, why))
+
+    async def _note(
+        self,
+        rows: Sequence[Row],
+        in_memory: Callable[[Entry], Entry],
+        on_disk: Callable[[Sequence[Row]], None],
+    ) -> None:
+        """Notes what came of rows, wherever they are now."""
+
+        def note() -> None:
+            came = [
+                replace(row, seq=self._journal.number_of(scan) or 0)
+                for row, scan in self._memory.note(rows, in_memory)
+            ]
+            if there := [*(row for row in rows if row.seq > 0), *came]:
+                on_disk(there)
+
+        await self._writer.do(note)
 
     async def settle_lost(self, asked: float) -> dict[Lost, int]:
         """Decides on the lost rows by a whole download that was asked for at monotonic ``asked``."""
-        return await self._writer.do(
-            lambda: self._outbox.settle_lost(self._desk.service, self._running.at(asked), self._mirror.shown)
-        )
+
+        def settle_lost() -> dict[Lost, int]:
+            asked_ms = self._running.at(asked)
+            return self._outbox.settle_lost(self._memory.service, asked_ms, self._mirror.shown)
+
+        return await self._writer.do(settle_lost)
 
     async def retry_parked(self) -> int:
         """Sends all parked rows again; returns how many."""
@@ -216,10 +312,10 @@ class Store:
 
         def bind() -> None:
             self._mirror.bind(service)
-            self._recall_types()
+            self._recall()
             if self._journal.note("service") != service:
                 self._journal.set_note("service", service)
-            self._desk.service = service
+            self._memory.service = service
 
         await self._writer.do(bind)
 
@@ -227,9 +323,10 @@ class Store:
         """Tells the desk which ticket types the service lets in, asked for at that monotonic time."""
 
         def set_types() -> None:
-            read_ms = self._running.at(monotonic)
-            self._mirror.set_notes({"types": json.dumps(sorted(types)), "types_ms": read_ms})
-            self._recall_types()
+            memory, read_ms = self._memory, self._running.at(monotonic)
+            memory.service_types, memory.service_read_ms = types, read_ms
+            with suppress(sqlite3.OperationalError):  # a full disk keeps them from a restart, and no more
+                self._mirror.set_notes({"types": json.dumps(sorted(types)), "types_ms": read_ms})
 
         await self._writer.do(set_types)
 
@@ -239,13 +336,23 @@ class Store:
         Returns the tickets among them that were checked in too often, once at this gate.
         """
         asked_ms = self._running.at(asked)
-        doubles: tuple[Double, ...] = ()
-        for start in range(0, len(tickets), _PIECE):
-            piece = tickets[start : start + _PIECE]
-            await self._writer.do(partial(self._mirror.put, piece, asked_ms=asked_ms, run=run))
-            doubles += await self._writer.do(partial(self._desk.doubles, piece))
-        await self._writer.do(self._mirror.checkpoint)
-        return doubles
+
+        def write(piece: Sequence[Ticket]) -> tuple[Double, ...]:
+            self._mirror.put(piece, asked_ms=asked_ms, run=run)
+            return self._desk.doubles(piece)
+
+        # Handed in at once, so that the thread need not wait for the loop between two of them.
+        pieces = [tickets[start : start + _PIECE] for start in range(0, len(tickets), _PIECE)]
+        doubles = await asyncio.gather(*(self._writer.do(partial(write, piece)) for piece in pieces))
+        await self._writer.do(self._mirror.checkpoint_if_due)
+        if await self._writer.do(lambda: self._mirror.crowded):
+            await self.put_in_place()
+        return tuple(chain.from_iterable(doubles))
+
+    async def put_in_place(self) -> None:
+        """Files the tickets that are new: those that are not have to be read again at the next start."""
+        while await self._writer.do(self._mirror.place_piece):
+            await self._writer.do(self._mirror.checkpoint_if_due)
 
     async def remember(self, **notes: int | str | None) -> None:
         """Notes where downloads stand, all at once."""
@@ -253,20 +360,27 @@ class Store:
 
     async def seen(self, run: int) -> int:
         """How many different tickets the full download ``run`` has seen."""
-        return sum([await self._writer.do(partial(self._mirror.seen, run, span)) for span in SPANS])
+        return sum(
+            [await self._writer.do(partial(self._mirror.seen, run, span)) for span in await self._spans()]
+        )
 
     async def unseen(self, run: int) -> int:
         """How many present tickets the full download ``run`` did not see."""
-        return sum([await self._writer.do(partial(self._mirror.unseen, run, span)) for span in SPANS])
+        return sum(
+            [await self._writer.do(partial(self._mirror.unseen, run, span)) for span in await self._spans()]
+        )
 
     async def count(self) -> int:
         """How many tickets are present."""
-        return sum([await self._writer.do(partial(self._mirror.count, span)) for span in SPANS])
+        return sum([await self._writer.do(partial(self._mirror.count, span)) for span in await self._spans()])
 
     async def sweep(self, run: int) -> None:
         """Marks what the full download ``run`` did not see as absent."""
-        for span in SPANS:
+        for span in await self._spans():
             await self._writer.do(partial(self._mirror.sweep, run, span))
+
+    async def _spans(self) -> tuple[Span, ...]:
+        return await self._writer.do(self._mirror.spans)
 
     # Upkeep
 
@@ -347,11 +461,12 @@ class Store:
             return waiting
         while await self._writer.do(self._mirror.wipe_piece):
             await self._writer.do(self._mirror.checkpoint)
-        await self._writer.do(self._mirror.compact)
-        await self._writer.do(lambda: self._mirror.bind(self._desk.service))
         while await self._writer.do(self._journal.wipe_piece):
             await self._writer.do(lambda: self._journal.checkpoint(self._running.at(time.monotonic())))
-        await self._writer.do(self._journal.compact)
+        await self._writer.do(self._files.forget_kept)
+        await self._writer.do(lambda: self._mirror.bind(self._memory.service))
+        for part in (self._mirror, self._journal):
+            await self._writer.do(part.compact)
         return waiting
 
     def _forget(self, why: str, at: Moment, *, lose_outbox: bool) -> int:
@@ -362,16 +477,21 @@ class Store:
         waiting = size.check_ins + size.others
         if waiting and not lose_outbox:
             return waiting
+        # A mirror under another secret empties itself: the journal's has to change first.
+        secret = self._secret = self._journal.forget(self._running.at(time.monotonic()), why, at)
         self._mirror.forget()
-        secret = self._journal.forget(self._running.at(time.monotonic()), why, at)
-        self._mirror.renew(Secrets(secret))
-        self._recall_types()
+        with self._memory.lock:
+            for mirror in (self._mirror, self._mirror_beside):
+                mirror.renew(Secrets(secret))
+        self._recall()
         return waiting
 
-    def _recall_types(self) -> None:
-        """The service's types outlive a restart without a network."""
-        self._desk.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
-        self._desk.service_read_ms = self._mirror.note("types_ms") or 0
+    def _recall(self) -> None:
+        """The service and its types outlive a restart without a network."""
+        memory = self._memory
+        memory.service = self._journal.note("service") or ""
+        memory.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
+        memory.service_read_ms = self._mirror.note("types_ms") or 0
 
     def _state(self) -> StoreState:
         note = self._mirror.note
@@ -392,11 +512,7 @@ class Store:
         )
 
 
-def _open_mirror(path: Path) -> Connection:
-    """The mirror's file; one that is damaged is thrown away, since downloads bring it back."""
-    try:
-        return open_database(path, "mirror", synchronous="NORMAL")
-    except Damaged:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return open_database(path, "mirror", synchronous="NORMAL")
+def _dispatched(entry: Entry, **changes: Any) -> Entry:
+    """An entry of which something is known on its way."""
+    assert entry.dispatch is not None
+    return replace(entry, dispatch=replace(entry.dispatch, **changes))

@@ -1,11 +1,13 @@
 """Opens a SQLite file as gated wants it, and brings its schema up to date.
 
-One connection a file, used by one thread, does all reads, writes and checkpoints: SQLite before 3.51.3 can
-corrupt a WAL that two connections reset at once (release notes of 3.51.3). Checkpoints are ours to time, so
-that no scan pays for one.
+One connection a file, used by one thread, does all writes and checkpoints: SQLite before 3.51.3 can corrupt a
+WAL that two connections reset at once (release notes of 3.51.3). A second one only reads, for when the first
+waits for the disk; it is closed before the first, or it would be the one to remove the WAL. Checkpoints are
+ours to time, so that no scan pays for one.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -14,6 +16,10 @@ from pathlib import Path
 from gated.errors import StoreError
 
 Connection = sqlite3.Connection
+
+
+# Primary result codes (https://sqlite.org/rescode.html): a malformed file, and one that is no database.
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Damaged(StoreError):
@@ -31,7 +37,7 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
     """
     try:
         path.touch(mode=0o600)  # SQLite gives the WAL the same mode
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        connection = _connect(path, "rwc")
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
     try:
@@ -49,7 +55,7 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
         migrate(connection, kind)
     except sqlite3.Error as error:
         connection.close()
-        trouble = StoreError if isinstance(error, sqlite3.OperationalError) else Damaged
+        trouble = Damaged if damaged(error) else StoreError
         raise trouble(f"{path}: {error}") from error
     except StoreError:
         connection.close()
@@ -57,17 +63,73 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
     return connection
 
 
+def open_beside(path: Path) -> Connection:
+    """Another connection to ``path``, which this process has open already, that only reads.
+
+    It reads at once, because opening a WAL is a write to the file system: later, on a disk that hangs, it
+    would hang too. Raises StoreError.
+    """
+    try:
+        connection = _connect(path, "ro")
+        connection.execute("PRAGMA cache_size = -256")  # KiB
+        connection.execute("SELECT count(*) FROM meta").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
+    return connection
+
+
+def _connect(path: Path, mode: str) -> Connection:
+    """A connection that shares the WAL's index, in memory, with the others of this process alone.
+
+    So nothing is written to look something up: readers of an index that is a file write marks into it, and
+    would hang with the disk (https://sqlite.org/vfs.html, "unix-excl").
+    """
+    where = f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}"
+    return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+
+
+def damaged(error: sqlite3.Error) -> bool:
+    """Whether an error says that the file is damaged, rather than the disk full, read-only or failing."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED  # the low byte is the primary code
+
+
+def is_sound(connection: Connection, *, within_s: float) -> bool:
+    """Whether SQLite finds no damage in the file (``PRAGMA quick_check``).
+
+    Looks for no longer than ``within_s`` seconds: what it did not come to counts as sound. Raises
+    sqlite3.Error where the file can't be read.
+    """
+    until = time.monotonic() + within_s
+    connection.set_progress_handler(lambda: time.monotonic() > until, 1000)
+    try:
+        return bool(connection.execute("PRAGMA quick_check (1)").fetchone() == ("ok",))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT:
+            return True
+        if damaged(error):
+            return False
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
+
+
 def migrate(connection: Connection, kind: str) -> None:
     """Applies the schema steps that this file has not seen. Raises StoreError if it is from a newer gated."""
     steps = _steps(kind)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(steps):
-        raise StoreError(
-            f"the {kind} has schema {version}, this gated knows {len(steps)}",
-            hint="It was written by a newer gated: install that one again.",
-        )
+    refuse_newer(kind, version)
     for number, script in enumerate(steps[version:], version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def refuse_newer(kind: str, version: int) -> None:
+    """Raises StoreError if a schema version is above those that this gated knows."""
+    known = len(_steps(kind))
+    if version > known:
+        raise StoreError(
+            f"the {kind} has schema {version}, this gated knows {known}",
+            hint="It was written by a newer gated: install that one again.",
+        )
 
 
 @contextmanager

@@ -7,36 +7,36 @@ barcode_id, since a download may make the ticket known meanwhile; another lane i
 When the journal can't be written, the lane is told so and follows ``[disk] on_failure``: what was decided
 then waits in memory, counts in the overlay, and is written first when the disk is back. What the server has
 recorded itself is admitted in any case: nothing could be lost.
+
+A gate has two desks on one :class:`Memory`. The first looks up, decides and writes. The second decides where
+the disk holds the first one up (gated/store/front.py): it has connections of its own, only reads, and leaves
+what it decides in memory. Memory is locked while a scan is looked up and decided, never while the disk is
+waited for; a scan is in it from its decision until it is on disk, so that neither desk overlooks it.
 """
 
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from gated.core.decide import Now, Question, Rules, decide
-from gated.core.outbox import UPLOAD_ALL, UploadRules, Window, kind_of
+from gated.core.outbox import Window, kind_of
 from gated.core.overlay import NOTHING, Movement, Overlay, exceeds, left, overlay_of, used
-from gated.core.scan import Direction, Scan, TimeTrust
+from gated.core.scan import Direction, Scan, ScanId, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
+from gated.store.database import damaged
 from gated.store.journal import Entry, Journal, Lapsed
+from gated.store.memory import Memory, Pending
 from gated.store.mirror import Ambiguous, Found, Mirror
-from gated.store.running import RunningTime
 
 # A guest whose check-in was lost on the way comes again within this time (running milliseconds).
 _LOST_CALL_MS = 120_000
 _VALID = admit(100, Reason.VALID)
-
-
-@dataclass(frozen=True, slots=True)
-class DeskRules:
-    """What holds for every scan at this gate."""
-
-    reentry_after_checkout: bool = False
-    regrant: timedelta = timedelta(minutes=15)
-    upload: UploadRules = UPLOAD_ALL
-    admit_undurable: bool = True
+# As many as wait in memory are written with the next scan; if more do, they wait for a look at the disk.
+_TRIED_AT_A_SCAN = 100
+# Scans that are written in one piece when the disk is back: a scan waits for no more than that.
+_WRITTEN_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,52 +138,65 @@ class _Case:
         return self.found.ticket.barcode_id if self.found else self.scan.barcode
 
 
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A scan that has just been decided, and all that waits for the disk, itself the last."""
+
+    pending: Pending
+    batch: tuple[Pending, ...]
+
+
 class Desk:
     """Takes the decisions of a gate, one at a time."""
 
-    def __init__(self, mirror: Mirror, journal: Journal, running: RunningTime, rules: DeskRules) -> None:
+    def __init__(self, mirror: Mirror, journal: Journal, memory: Memory, *, writes: bool = True) -> None:
+        """The second desk is the one that does not write."""
         self._mirror = mirror
         self._journal = journal
-        self._running = running
-        self._rules = rules
-        self._held: set[bytes] = set()
-        self._unwritten: list[Entry] = []
-        wall_ms, self._latest_ms = journal.latest_time()
-        self._latest = datetime.fromtimestamp(wall_ms / 1000, UTC)
-        self.service = ""
-        self.service_types: frozenset[str] = frozenset()
-        self.service_read_ms = 0  # running time; types count only for rows asked for before
+        self._memory = memory
+        self._running = memory.running
+        self._rules = memory.rules
+        self._writes = writes
 
     def decide(self, scan: Scan, terms: Terms) -> Decided | Ask:
         """Decides a scan and writes it down, or says that the server has to be asked."""
-        case, answer = self._weigh(scan, terms)
-        if isinstance(answer, Ask):
-            self._held |= answer.holds
-            return answer
-        origin = Origin.REGRANT if _regrants(answer) else Origin.LOCAL
-        return self._conclude(case, Reply(answer, origin))
+        with self._memory.lock:
+            case, answer = self._weigh(scan, terms)
+            if isinstance(answer, Ask):
+                self._memory.held |= answer.holds
+                return answer
+            origin = Origin.REGRANT if _regrants(answer) else Origin.LOCAL
+            entered = self._conclude(case, Reply(answer, origin))
+        return self._write(entered)
 
     def _weigh(self, scan: Scan, terms: Terms) -> tuple[_Case, Ask | Verdict]:
         found = self._mirror.find(scan.barcode)
         if isinstance(found, Ambiguous):
             return _Case(scan, self._mirror.digest(scan.barcode)), deny(None, Reason.AMBIGUOUS)
         case = self._look_up(scan, found)
-        if not self._held.isdisjoint(self._digests(case)):
+        if not self._memory.held.isdisjoint(self._digests(case)):
             return case, deny(None, Reason.BUSY)
         return case, self._question(case, self._local(case, terms), terms)
 
     def settle(self, ask: Ask, reply: Reply) -> Decided:
         """Writes down what came of a question, and lets the ticket go."""
-        self._held -= ask.holds
-        return self._conclude(self._look_up(ask.scan, self._found(ask.scan.barcode)), reply)
+        with self._memory.lock:
+            self._memory.held -= ask.holds
+            entered = self._conclude(self._look_up(ask.scan, self._found(ask.scan.barcode)), reply)
+        return self._write(entered)
 
-    def _conclude(self, case: _Case, reply: Reply) -> Decided:
-        """Writes down a verdict; one that a lost call of ours explains becomes an ADMIT."""
+    def let_go(self, ask: Ask) -> None:
+        """Nobody will put that question: its scan was answered otherwise meanwhile."""
+        with self._memory.lock:
+            self._memory.held -= ask.holds
+
+    def _conclude(self, case: _Case, reply: Reply) -> _Entered:
+        """Enters a verdict; one that a lost call of ours explains becomes an ADMIT."""
         lost = self._lost_call(case, reply.verdict)
         if lost is not None:
             answered = case.scan.at.monotonic if reply.answered is None else reply.answered
             reply = Reply(_VALID, reply.origin, answered)
-        return self._write(case, reply, redeems=lost)
+        return self._enter(case, reply, redeems=lost)
 
     def _lost_call(self, case: _Case, verdict: Verdict) -> int | None:
         """The lost call that made this ticket "already scanned": its guest did not get in, and does now.
@@ -195,7 +208,7 @@ class Desk:
         if verdict.code != 50 or verdict.time is None:
             return None
         digests = self._digests(case)
-        if any(_admits(entry) and entry.ticket in digests for entry in self._unwritten):
+        if any(entry.verdict.admitted for entry in self._waiting(digests)):
             return None
         since_ms = self._running.at(case.scan.at.monotonic) - _LOST_CALL_MS
         found = self._journal.lost_call(tuple(digests), since_ms)
@@ -206,24 +219,59 @@ class Desk:
     def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         """Writes down a scan that was not decided on: the lane took no tickets, or the text was malformed."""
         digest = self._mirror.digest(scan.barcode) if scan.barcode else None
-        return self._write(_Case(scan, digest), Reply(verdict, Origin.LOCAL))
+        with self._memory.lock:
+            entered = self._enter(_Case(scan, digest), Reply(verdict, Origin.LOCAL))
+        return self._write(entered)
 
     def override(self, scan: Scan) -> Decided:
         """Writes down that an operator admitted a ticket, whatever the rules say."""
         verdict = (
             admit(100, Reason.VALID) if scan.direction is Direction.ENTRY else admit(200, Reason.CHECKED_OUT)
         )
-        return self._write(self._look_up(scan, self._found(scan.barcode)), Reply(verdict, Origin.OVERRIDE))
+        with self._memory.lock:
+            case = self._look_up(scan, self._found(scan.barcode))
+            entered = self._enter(case, Reply(verdict, Origin.OVERRIDE))
+        return self._write(entered)
 
     def write_waiting(self) -> int:
         """Writes what waits in memory since the disk failed; returns how much still waits."""
-        if self._unwritten:
-            try:
-                self._journal.write(self._unwritten)
-            except sqlite3.Error:
-                return len(self._unwritten)
-            self._unwritten.clear()
-        return 0
+        with self._memory.lock:
+            batch = tuple(self._memory.waiting[:_WRITTEN_AT_ONCE])
+        try:
+            if batch:
+                self._written(batch, self._journal.write([pending.entry for pending in batch]))
+            while self._memory.refused:
+                self._journal.refuse(*self._memory.refused[-1])
+                self._memory.refused.pop()
+        except sqlite3.Error as error:
+            if damaged(error):
+                raise
+            # The disk still fails: all of it still waits.
+        return len(self._memory.waiting)
+
+    # While the disk holds a scan up
+
+    def overtake(self, scan: ScanId) -> Decided | None:
+        """The verdict on a scan that the disk does not take, to be acted on; None if that is not known here.
+
+        Follows ``[disk] on_failure``, as if the disk had failed already.
+        """
+        with self._memory.lock:
+            for place, pending in enumerate(self._memory.waiting):
+                if pending.entry.scan.id == scan:
+                    overtaken = replace(pending, entry=self._undurable(pending.entry))
+                    self._memory.waiting[place] = overtaken
+                    return _decided(overtaken)
+        return None
+
+    def disown(self, decided: Decided) -> None:
+        """Takes back an admission that came too late: its guest was turned away, and may come again."""
+        with self._memory.lock:
+            if decided.seq is not None:
+                self._memory.refused.append((decided.seq, None))
+            for place, pending in enumerate(self._memory.waiting):
+                if pending.entry.scan.id == decided.scan.id:
+                    self._memory.waiting[place] = replace(pending, entry=_turned_away(pending.entry))
 
     def doubles(self, tickets: Iterable[Ticket]) -> tuple[Double, ...]:
         """Which of these downloaded tickets were checked in too often, once here.
@@ -245,20 +293,27 @@ class Desk:
 
     def consider(self, scan: Scan, terms: Terms) -> Considered:
         """What :meth:`decide` would answer now, and why. Nothing is held or written."""
-        case, answer = self._weigh(scan, terms)
-        verdict = answer.fallback if isinstance(answer, Ask) else answer
-        return Considered(
-            found=case.found,
-            digests=self._digests(case),
-            question=Question(case.ticket, case.overlay, self._rules_for(case, terms), self._now(scan)),
-            left=self._left(case),
-            verdict=verdict if self._lost_call(case, verdict) is None else _VALID,
-            asks=isinstance(answer, Ask),
-        )
+        with self._memory.lock:
+            case, answer = self._weigh(scan, terms)
+            verdict = answer.fallback if isinstance(answer, Ask) else answer
+            return Considered(
+                found=case.found,
+                digests=self._digests(case),
+                question=Question(case.ticket, case.overlay, self._rules_for(case, terms), self._now(scan)),
+                left=self._left(case),
+                verdict=verdict if self._lost_call(case, verdict) is None else _VALID,
+                asks=isinstance(answer, Ask),
+            )
 
     def unwritten(self) -> tuple[Entry, ...]:
         """What waits in memory since the disk failed."""
-        return tuple(self._unwritten)
+        with self._memory.lock:
+            return tuple(pending.entry for pending in self._memory.waiting)
+
+    def _waiting(self, digests: frozenset[bytes]) -> list[Entry]:
+        """What waits in memory of a ticket, but for what has come to the disk this very moment."""
+        waiting = [each.entry for each in self._memory.waiting if each.entry.ticket in digests]
+        return [entry for entry in waiting if not self._journal.has(entry)]
 
     def _found(self, barcode: str) -> Found | None:
         found = self._mirror.find(barcode)
@@ -273,10 +328,11 @@ class Desk:
         digest = found.digest if found else scanned
         asked_ms = found.asked_ms if found else -1
         history = self._journal.history(digest, asked_ms, scanned)
-        waiting = [entry for entry in self._unwritten if entry.ticket in (digest, scanned)]
+        waiting = self._waiting(frozenset((digest, scanned)))
         movements = history.movements + tuple(_movement(entry, asked_ms) for entry in waiting if entry.moves)
         lapsed = history.lapsed
-        if lapsed is not None and (self._too_old(lapsed, scan) or any(_admits(entry) for entry in waiting)):
+        admitted_since = any(entry.verdict.admitted for entry in waiting)
+        if lapsed is not None and (admitted_since or self._too_old(lapsed, scan)):
             lapsed = None
         return _Case(scan, digest, found, lapsed, overlay_of(movements, lapsed=lapsed is not None))
 
@@ -285,26 +341,30 @@ class Desk:
         return age_ms > self._rules.regrant.total_seconds() * 1000
 
     def _local(self, case: _Case, terms: Terms) -> Verdict:
+        if case.found is None and self._mirror.is_order(case.scan.barcode):
+            return deny(40 if case.scan.direction is Direction.ENTRY else 230, Reason.ORDER)
         if case.found is None and not self._mirror.note("complete"):
             return deny(None, Reason.NOT_READY)
         rules = self._rules_for(case, terms)
         return decide(case.scan, case.ticket, case.overlay, rules, self._now(case.scan))
 
     def _rules_for(self, case: _Case, terms: Terms) -> Rules:
-        types_count = case.found is not None and self.service_read_ms > case.found.asked_ms
+        memory = self._memory
+        types_count = case.found is not None and memory.service_read_ms > case.found.asked_ms
         return Rules(
             terms.lane_types,
-            self.service_types if types_count else frozenset(),
+            memory.service_types if types_count else frozenset(),
             self._rules.reentry_after_checkout,
         )
 
     def _now(self, scan: Scan) -> Now:
+        memory = self._memory
         if scan.at.trust is not TimeTrust.UNKNOWN:
-            if scan.at.wall >= self._latest:
-                self._latest, self._latest_ms = scan.at.wall, self._running.at(scan.at.monotonic)
+            if scan.at.wall >= memory.latest:
+                memory.latest, memory.latest_ms = scan.at.wall, self._running.at(scan.at.monotonic)
             return Now(scan.at.wall, scan.at.trust)
-        since_ms = self._running.at(scan.at.monotonic) - self._latest_ms
-        return Now(self._latest + timedelta(milliseconds=max(0, since_ms)), TimeTrust.UNKNOWN)
+        since_ms = self._running.at(scan.at.monotonic) - memory.latest_ms
+        return Now(memory.latest + timedelta(milliseconds=max(0, since_ms)), TimeTrust.UNKNOWN)
 
     def _question(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
         """The question for the server, or the verdict that needs none."""
@@ -322,7 +382,7 @@ class Desk:
     def _question_unknown(self, case: _Case, verdict: Verdict, terms: Terms) -> Ask | Verdict:
         """About a ticket that nobody here knows. An exit asks in the direct strategy alone."""
         exit_knows = case.scan.direction is Direction.EXIT and not terms.ask_known
-        if terms.lane_types or not terms.ask_unknown or exit_knows:
+        if terms.lane_types or not terms.ask_unknown or exit_knows or verdict.reason is Reason.ORDER:
             return verdict
         if terms.rationed and verdict.reason is not Reason.NOT_READY:
             return deny(None, Reason.BUSY)
@@ -331,21 +391,47 @@ class Desk:
     def _ask(self, case: _Case, fallback: Verdict, origin: Origin) -> Ask:
         return Ask(case.scan, case.barcode_id, case.ticket, fallback, origin, self._digests(case))
 
-    def _write(self, case: _Case, reply: Reply, *, redeems: int | None = None) -> Decided:
-        entry = self._entry(case, reply, redeems)
-        try:
-            seq = self._journal.write((*self._unwritten, entry))
-        except sqlite3.Error:
-            return self._write_later(case, entry, reply)
-        self._unwritten.clear()
-        return Decided(case.scan, entry.verdict, entry.origin, case.ticket, seq)
+    def _enter(self, case: _Case, reply: Reply, *, redeems: int | None = None) -> _Entered:
+        pending = Pending(self._entry(case, reply, redeems), case.ticket)
+        self._memory.waiting.append(pending)
+        return _Entered(pending, tuple(self._memory.waiting))
 
-    def _write_later(self, case: _Case, entry: Entry, reply: Reply) -> Decided:
+    def _write(self, entered: _Entered) -> Decided:
+        """Makes a decision durable, with all that waits; as far as the disk lets us."""
+        batch = entered.batch
+        if not self._writes or len(batch) > _TRIED_AT_A_SCAN:
+            return self._put_off(entered)
+        try:
+            seq = self._written(batch, self._journal.write([pending.entry for pending in batch]))
+        except sqlite3.Error:
+            return self._put_off(entered)
+        return replace(_decided(entered.pending), seq=seq)
+
+    def _written(self, batch: tuple[Pending, ...], last: int) -> int:
+        """These are on disk, the last under that number. Who was turned away meanwhile may come again."""
+        memory = self._memory
+        with memory.lock:
+            now, memory.waiting = memory.waiting[: len(batch)], memory.waiting[len(batch) :]
+            first = last - len(batch) + 1
+            memory.refused += [
+                (first + place, was.entry.redeems)
+                for place, (was, is_now) in enumerate(zip(batch, now, strict=True))
+                if was.entry.verdict.admitted and not is_now.entry.verdict.admitted
+            ]
+        return last
+
+    def _put_off(self, entered: _Entered) -> Decided:
         """Keeps in memory what can't be written now."""
-        if entry.verdict.admitted and entry.acknowledged_ms is None and not self._rules.admit_undurable:
-            entry = self._entry(case, replace(reply, verdict=deny(None, Reason.FAULT)), None)
-        self._unwritten.append(replace(entry, undurable=True))
-        return Decided(case.scan, entry.verdict, entry.origin, case.ticket, None)
+        decided = self.overtake(entered.pending.entry.scan.id)
+        assert decided is not None
+        return decided
+
+    def _undurable(self, entry: Entry) -> Entry:
+        """An entry as it is acted on while it is not on disk: an admission only if that is the rule."""
+        admitted = entry.verdict.admitted and entry.acknowledged_ms is None
+        if admitted and not self._rules.admit_undurable:
+            entry = _turned_away(entry)
+        return replace(entry, undurable=True)
 
     def _entry(self, case: _Case, reply: Reply, redeems: int | None) -> Entry:
         verdict, regrants = reply.verdict, _regrants(reply.verdict)
@@ -354,7 +440,7 @@ class Desk:
             redeems = case.lapsed.seq
         return Entry(
             scan=self._bounded(case.scan),
-            service=self.service,
+            service=self._memory.service,
             ticket=case.digest,
             verdict=verdict,
             origin=reply.origin,
@@ -386,8 +472,15 @@ def _regrants(verdict: Verdict) -> bool:
     return verdict.reason is Reason.REGRANT
 
 
-def _admits(entry: Entry) -> bool:
-    return entry.verdict.admitted
+def _decided(pending: Pending) -> Decided:
+    entry = pending.entry
+    return Decided(entry.scan, entry.verdict, entry.origin, pending.ticket, None)
+
+
+def _turned_away(entry: Entry) -> Entry:
+    """The entry of a guest who was not let in since the disk failed: nothing is spent."""
+    fault = deny(None, Reason.FAULT)
+    return replace(entry, verdict=fault, moves=False, kind=None, redeems=None, undurable=True)
 
 
 def _movement(entry: Entry, asked_ms: int) -> Movement:

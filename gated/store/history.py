@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from gated.core.decide import Now
+from gated.core.events import Came
 from gated.core.explain import (
     Explanation,
     Mirrored,
@@ -22,7 +23,6 @@ from gated.core.explain import (
     ask_rules,
 )
 from gated.core.overlay import NOTHING
-from gated.core.passage import Came
 from gated.core.scan import Direction, LaneName, Moment, Scan, ScanId, TimeTrust
 from gated.core.verdict import Origin, Reason, Verdict
 from gated.store.database import Connection
@@ -59,10 +59,14 @@ class Reader:
     """Reads what explanations are made of."""
 
     def __init__(self, journal: Connection, mirror: Mirror, desk: Desk, running: RunningTime) -> None:
-        self._db = journal
+        self.go_on(journal)
         self._mirror = mirror
         self._desk = desk
         self._running = running
+
+    def go_on(self, journal: Connection) -> None:
+        """Goes on with another connection: that of a journal that was salvaged."""
+        self._db = journal
 
     def ticket(
         self, barcode: str, places: Sequence[Place], at: Moment, started_ms: int
@@ -144,7 +148,7 @@ def _scan(barcode: str, place: Place, at: Moment) -> Scan:
 
 
 def _ruling(place: Place, considered: Considered) -> Ruling:
-    asked = considered.verdict.reason not in (Reason.AMBIGUOUS, Reason.BUSY, Reason.NOT_READY)
+    asked = considered.verdict.reason not in (Reason.AMBIGUOUS, Reason.ORDER, Reason.BUSY, Reason.NOT_READY)
     return Ruling(
         place.lanes,
         place.direction,

@@ -4,7 +4,9 @@ Rows are added and completed, and removed by a purge alone. A scan's outbox row 
 (gated/store/outbox.py). All methods run on the database thread, each write in one transaction.
 """
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from typing import Any
 
 from gated.core.outbox import Kind, Window
 from gated.core.overlay import SETTLING, Movement
-from gated.core.scan import Direction, Moment, Scan, TimeTrust
+from gated.core.scan import Direction, Moment, Scan, ScanId, TimeTrust
 from gated.core.verdict import Origin, Reason, Verdict
 from gated.store.database import Connection, transaction
 from gated.store.privacy import SECRET_BYTES
@@ -21,6 +23,10 @@ from gated.store.privacy import SECRET_BYTES
 _SETTLING_MS = SETTLING.total_seconds() * 1000
 # Rows that a purge wipes in one piece: a scan waits for no more than that.
 _WIPED = 200
+
+# The WAL's length after a checkpoint, in bytes: room for what two lanes write until the next one (20 s, four
+# pages a scan). And the pages of cache while it is lengthened: the fewer, the more of it is written.
+_ROOM, _ROOM_CACHE = 256 * 1024, 16
 
 _LOST_CALL = """
     SELECT c.seq, c.call_from, c.call_to FROM scan c
@@ -38,6 +44,21 @@ class Passage(StrEnum):
     TAKEN = "taken"
     NOT_TAKEN = "not_taken"  # a sensor that can be trusted saw nobody pass
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """What is known of a scan that went out before it was on disk. ``time`` is what the server was told."""
+
+    time: int  # Unix seconds, UTC
+    sending: bool = False
+    lost_ms: int | None = None
+    parked: str | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is not to go out again as things are."""
+        return self.sending or self.lost_ms is not None or self.parked is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +83,7 @@ class Entry:
     """Acted on before it was on disk."""
     call: Window | None = None
     """When the server may have carried out a call about this scan whose answer was lost."""
+    dispatch: Dispatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +109,18 @@ class Journal:
     """The journal's rows."""
 
     def __init__(self, connection: Connection) -> None:
-        self._db = connection
-        self._changes = connection.total_changes
+        self.go_on(connection)
 
-    def secret(self) -> bytes:
-        """This gate's secret; made at the first call."""
+    def go_on(self, connection: Connection) -> None:
+        """Goes on with another connection: that of a journal that was salvaged."""
+        self._db = connection
+        self._changes = -1  # none has been counted: the first checkpoint is always made
+
+    def secret(self, known: bytes | None = None) -> bytes:
+        """This gate's secret. Where there is none yet it is the one that is known, or made."""
         found = self.note("secret")
         if found is None:
-            found = os.urandom(SECRET_BYTES)
+            found = known or os.urandom(SECRET_BYTES)
             self.set_note("secret", found)
         return bytes(found)
 
@@ -186,8 +212,38 @@ class Journal:
         """The organiser has reset this ticket: checked in too often again, it is reported again."""
         self._db.execute("DELETE FROM double_entry WHERE ticket = ?", (ticket,))
 
+    def has(self, entry: Entry) -> bool:
+        """Whether a scan that moved its ticket is on disk."""
+        query = "SELECT EXISTS (SELECT 1 FROM scan WHERE ticket = ? AND moves = 1 AND id = ?)"
+        return bool(self._db.execute(query, (entry.ticket, entry.scan.id.bytes)).fetchone()[0])
+
+    def number_of(self, scan: ScanId) -> int | None:
+        """The number of a scan, found by looking at all of them; None if it is not here."""
+        row = self._db.execute("SELECT seq FROM scan WHERE id = ?", (scan.bytes,)).fetchone()
+        return row and int(row[0])
+
+    def refuse(self, seq: int, redeems: int | None) -> None:
+        """Notes that an admission came to nothing: it took so long to be written that its guest was denied.
+
+        ``redeems`` is the scan that it redeemed, which waits again for its guest.
+        """
+        with transaction(self._db):
+            self._db.execute(
+                "UPDATE scan SET admitted = 0, code = NULL, reason = ?, moves = 0, undurable = 1"
+                " WHERE seq = ?",
+                (Reason.FAULT, seq),
+            )
+            self._db.executemany(
+                "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind]
+            )
+            if redeems is not None:
+                self._db.execute("UPDATE scan SET regranted = 0 WHERE seq = ?", (redeems,))
+
     def write(self, entries: Sequence[Entry]) -> int:
-        """Makes scans durable, with their outbox rows, all or none; returns the last one's number."""
+        """Makes scans durable, with their outbox rows, all or none.
+
+        Returns the last one's number; they are numbered in a row.
+        """
         with transaction(self._db):
             for entry in entries:
                 seq = self._add(entry)
@@ -223,14 +279,19 @@ class Journal:
         ).lastrowid
         assert seq is not None
         if entry.kind is not None:
+            sent = entry.dispatch or _NOT_SENT
             self._db.execute(
-                "INSERT INTO outbox (kind, seq, barcode_id, status_message, lost_ms) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO outbox (kind, seq, barcode_id, status_message, checked_in_time, sending,"
+                " lost_ms, parked) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     entry.kind,
                     seq,
                     entry.barcode_id,
                     verdict.message,
-                    _lost_ms(entry),
+                    sent.time or None,
+                    sent.sending,
+                    sent.lost_ms or _lost_ms(entry),
+                    sent.parked,
                 ),
             )
         if entry.redeems is not None:
@@ -256,9 +317,28 @@ class Journal:
         """
         if self._db.total_changes == self._changes:
             return
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [busy, *_] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            self._make_room()
         self.set_note("running_ms", running_ms)
         self._changes = self._db.total_changes
+
+    def _make_room(self) -> None:
+        """Lengthens the empty WAL, so that scans overwrite what is there.
+
+        Where a file grows, its sync waits for the file system's own journal too: on ext4 that took as long as
+        the scan's own pages. What is larger than the cache is written out before it is committed, and a
+        roll-back leaves the WAL as long as that made it; SQLite does not shorten it by itself, since
+        overwriting is faster (https://sqlite.org/pragma.html#pragma_journal_size_limit).
+        """
+        size = self._db.execute("PRAGMA cache_size").fetchone()[0]
+        self._db.execute(f"PRAGMA cache_size = {_ROOM_CACHE}")
+        # Where the disk is full there is no room to be made, and none is needed to go on without.
+        with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as then:
+            self._db.execute("BEGIN IMMEDIATE")
+            then.callback(self._db.rollback)
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('room', zeroblob(?))", (_ROOM,))
+        self._db.execute(f"PRAGMA cache_size = {size}")
 
     def close(self) -> None:
         """Closes the file."""
@@ -322,6 +402,9 @@ class Journal:
             while self.wipe_piece():
                 pass
             self.compact()
+
+
+_NOT_SENT = Dispatch(time=0)
 
 
 def _lost_ms(entry: Entry) -> int | None:

@@ -1,41 +1,79 @@
 """The mirror: the tickets of one service, as downloads brought them. Downloads alone write it.
 
-It is bound to one service and one gate's secret; under another of either it empties itself. All methods run
-on the database thread.
+It is bound to one service and one gate's secret; under another of either it empties itself. It keeps a copy
+of the secret, for a journal that loses its own. All methods run on the database thread.
 
-What looks at every ticket looks at one span of digests at a time, so that a scan never waits for all of them.
+What looks at every ticket looks at one span of rows at a time, so that a scan never waits for all of them.
+New rows are found by a table in memory until their digests are put in place, many at once; what that table
+held is read from the rows again at the next start.
 """
 
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from gated.core.outbox import Shown
 from gated.core.ticket import Ticket
-from gated.store.database import Connection, transaction
+from gated.errors import StoreError
+from gated.store.database import Connection, damaged, transaction
 from gated.store.privacy import Secrets
 
 # Rows that a purge wipes in one piece: a scan waits for no more than that.
 _WIPED = 200
-Span = tuple[bytes, bytes]
-# All digests (16 bytes), as 256 spans.
-SPANS: tuple[Span, ...] = tuple((bytes([first]), bytes([first]) + b"\xff" * 16) for first in range(256))
+# Rows of a span: looked at in about a millisecond on a PC.
+_SPAN = 4096
+# New rows that are found by memory (about 1 MB) before they are put in place, so many of them in one piece. A
+# million places fill some 6400 pages: a piece writes a hundred of them.
+_CROWD, _PLACED = 32_768, 512
+P = ParamSpec("P")
+R = TypeVar("R")
+# Rows written until the WAL is due to be moved, some 200 pages: fewer cost more syncs, with more a scan may
+# have to wait longer.
+_UNFILED = 1000
+Span = tuple[int, int]
+"""The first and the last number of some rows."""
 
 _COLUMNS = (
     "external, type_id, type_name, subtitle, section, row, seat, allowed, canceled, expire_from, valid_from,"
     " valid_till, max_checkins, remaining, checked_in, last_in, last_out, unreadable"
 )
+
+
+def _number(digest: str) -> str:
+    """The number of the row of a digest, null if there is none."""
+    found = (f"(SELECT number FROM {table} WHERE digest = {digest})" for table in ("recent", "place"))
+    return f"coalesce({', '.join(found)})"
+
+
+# By barcode_id, where nothing is sealed; then by external id.
+_FIND = f"""
+    SELECT digest, NULL, {_COLUMNS}, asked_ms FROM ticket WHERE number = {_number("?1")} AND absent = 0
+    UNION ALL
+    SELECT ticket.digest, sealed, {_COLUMNS}, asked_ms
+    FROM external JOIN ticket ON ticket.number = {_number("external.ticket")}
+    WHERE external.digest = ?1 AND ticket.external = external.digest AND absent = 0
+"""
 _UPSERT = f"""
-    INSERT INTO ticket (digest, {_COLUMNS}, asked_ms, run, absent)
-    VALUES (?, {", ".join("?" * 18)}, ?, ?, 0)
-    ON CONFLICT (digest) DO UPDATE SET
-        ({_COLUMNS}, asked_ms, run, absent) =
-        ({", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))}, excluded.asked_ms,
-         max(excluded.run, run), 0)
+    INSERT INTO ticket (number, digest, batch, {_COLUMNS}, asked_ms, run, absent)
+    VALUES ({_number("?1")}, ?1, ?, {", ".join("?" * 18)}, ?, ?, 0)
+    ON CONFLICT (number) DO UPDATE SET
+        (batch, {_COLUMNS}, asked_ms, run, absent) =
+        (excluded.batch, {", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))},
+         excluded.asked_ms, max(excluded.run, run), 0)
 """
 # A row that can't be read leaves an older readable one as it was, and proves that the ticket is still there.
-_SEEN = "UPDATE ticket SET run = max(?, run), absent = 0 WHERE digest = ? AND unreadable = ''"
+_SEEN = f"UPDATE ticket SET run = max(?2, run), absent = 0 WHERE number = {_number('?1')} AND unreadable = ''"
+
+
+# Shorter than a ticket's digest, so that none is taken for the other.
+_BATCH_BYTES = 8
+_RECALL = (
+    "INSERT INTO recent SELECT digest, number FROM ticket WHERE number > ?",
+    "INSERT OR IGNORE INTO recent SELECT batch, 0 FROM ticket WHERE number > ? AND batch IS NOT NULL",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +100,52 @@ class Ambiguous:
     """Two tickets stand for one text."""
 
 
+class MirrorDamaged(StoreError):
+    """The mirror's file is damaged. Downloads bring its tickets back: it can be begun anew."""
+
+
+def _tells_damage(method: Callable[P, R]) -> Callable[P, R]:
+    @wraps(method)
+    def guarded(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(*arguments, **named)
+        except sqlite3.DatabaseError as error:
+            if damaged(error):
+                raise MirrorDamaged(f"mirror: {error}") from error
+            raise
+
+    return guarded
+
+
+def _all_tell_damage(mirror: type["Mirror"]) -> type["Mirror"]:
+    """Makes each public method raise MirrorDamaged: an error of sqlite3 does not say which file that is."""
+    for name, method in list(vars(mirror).items()):
+        if not name.startswith("_") and callable(method):
+            setattr(mirror, name, _tells_damage(method))
+    return mirror
+
+
+@_all_tell_damage
 class Mirror:
     """The mirror's rows."""
 
     def __init__(self, connection: Connection, secrets: Secrets) -> None:
-        self._db = connection
         self._secrets = secrets
-        if self.note("secrets") != secrets.fingerprint:
+        self.go_on(connection)
+        self.claim()
+
+    def go_on(self, connection: Connection) -> None:
+        """Goes on with another file, to be claimed unless somebody else writes it."""
+        self._db = connection
+        self._recent = self._unfiled = 0
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("CREATE TEMP TABLE recent (digest BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+
+    def claim(self) -> None:
+        """Empties itself unless it was filled under this gate's secret."""
+        if self.note("secret") != self._secrets.secret:
             self.empty()
+        self._recent += self._recall(self.note("placed") or 0)
 
     def bind(self, service: str) -> None:
         """Makes this the mirror of ``service``; what it held of another is thrown away."""
@@ -80,9 +156,10 @@ class Mirror:
     def empty(self) -> None:
         """Forgets all tickets and all notes."""
         with transaction(self._db):
-            for table in ("ticket", "external", "meta"):
+            for table in ("ticket", "recent", "place", "external", "meta"):
                 self._db.execute(f"DELETE FROM {table}")
-            self.set_note("secrets", self._secrets.fingerprint)
+            self.set_note("secret", self._secrets.secret)
+        self._recent = 0
 
     def note(self, key: str) -> Any:
         """A remembered value: int, str or bytes, or None."""
@@ -105,27 +182,26 @@ class Mirror:
 
     def find(self, barcode: str) -> Found | Ambiguous | None:
         """The ticket that a text stands for: by ``barcode_id``, then by ``external_barcode_id``."""
-        digest = self._secrets.digest(barcode)
-        found = self._read(barcode, digest)
-        for ticket, sealed in self._db.execute(
-            "SELECT ticket, sealed FROM external JOIN ticket ON ticket.digest = external.ticket"
-            " WHERE external.digest = ? AND ticket.external = external.digest AND absent = 0",
-            (digest,),
-        ).fetchall():
-            barcode_id = self._secrets.unseal(sealed, barcode)
-            other = self._read(barcode_id, ticket) if barcode_id is not None else None
-            if other is None:
+        found = None
+        for digest, sealed, *row in self._db.execute(_FIND, (self._secrets.digest(barcode),)).fetchall():
+            barcode_id = barcode if sealed is None else self._secrets.unseal(sealed, barcode)
+            if barcode_id is None:
                 continue
             if found is not None:
                 return Ambiguous()
-            found = other
+            found = Found(_ticket(barcode_id, row), digest, row[-1])
         return found
+
+    def is_order(self, text: str) -> bool:
+        """Whether a text is the number of an order of this service."""
+        key = self._secrets.digest(text)[:_BATCH_BYTES]
+        return self._db.execute(f"SELECT {_number('?1')}", (key,)).fetchone()[0] is not None
 
     def shown(self, ticket: bytes) -> Shown | None:
         """What the mirror shows of a ticket's check-ins, by its digest; None where it has no such ticket."""
         row = self._db.execute(
             "SELECT last_in, last_out, max_checkins, coalesce(remaining, 0) + checked_in FROM ticket"
-            " WHERE digest = ? AND absent = 0",
+            f" WHERE number = {_number('?1')} AND absent = 0",
             (ticket,),
         ).fetchone()
         return row and Shown(row[0], row[1], max(row[2] or 0, row[3]))
@@ -136,34 +212,75 @@ class Mirror:
 
     def put(self, tickets: Iterable[Ticket], *, asked_ms: int, run: int) -> None:
         """Writes rows of a download in one transaction. ``run`` is 0 for a delta."""
+        rows = self._rows(tickets)
         with transaction(self._db):
-            for ticket in tickets:
-                self._put(ticket, asked_ms, run)
+            last = self._last()
+            for digest in [digest for digest, ticket in rows.items() if ticket.unreadable]:
+                if self._db.execute(_SEEN, (digest, run)).rowcount:
+                    del rows[digest]
+            self._db.executemany(
+                _UPSERT,
+                [
+                    (digest, self._batch(ticket), self._sealed(ticket, digest), *_row(ticket), asked_ms, run)
+                    for digest, ticket in rows.items()
+                ],
+            )
+            new = self._recall(last)
             self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
+        self._recent += new
+        self._unfiled += len(rows)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many rows are new that they are to be put in place."""
+        return self._recent >= _CROWD
+
+    def place_piece(self) -> bool:
+        """Puts some new rows in place; False once there are none."""
+        piece = f"FROM recent ORDER BY digest LIMIT {_PLACED}"
+        with transaction(self._db):
+            # After a power cut in the midst of this some are there already.
+            self._db.execute(f"INSERT OR IGNORE INTO place SELECT digest, number {piece}")
+            done = self._db.execute(f"DELETE FROM recent WHERE digest IN (SELECT digest {piece})").rowcount
+            if done == self._recent:
+                self.set_note("placed", self._last())
+        self._recent -= done
+        self._unfiled += done
+        return bool(self._recent)
+
+    def spans(self) -> tuple[Span, ...]:
+        """All rows there are now, in spans."""
+        return tuple((first, first + _SPAN - 1) for first in range(1, self._last() + 1, _SPAN))
 
     def seen(self, run: int, span: Span) -> int:
         """How many tickets of a span the full download ``run`` has seen."""
-        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND run = ?"
+        query = "SELECT count(*) FROM ticket WHERE number BETWEEN ? AND ? AND run = ?"
         return int(self._db.execute(query, (*span, run)).fetchone()[0])
 
     def unseen(self, run: int, span: Span) -> int:
         """How many present tickets of a span the full download ``run`` has not seen."""
-        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND run < ? AND absent = 0"
+        query = "SELECT count(*) FROM ticket WHERE number BETWEEN ? AND ? AND run < ? AND absent = 0"
         return int(self._db.execute(query, (*span, run)).fetchone()[0])
 
     def sweep(self, run: int, span: Span) -> None:
         """Marks the tickets of a span that the full download ``run`` did not see as absent."""
-        query = "UPDATE ticket SET absent = 1 WHERE digest BETWEEN ? AND ? AND run < ? AND absent = 0"
+        query = "UPDATE ticket SET absent = 1 WHERE number BETWEEN ? AND ? AND run < ? AND absent = 0"
         self._db.execute(query, (*span, run))
 
     def count(self, span: Span) -> int:
         """Tickets present in a span."""
-        query = "SELECT count(*) FROM ticket WHERE digest BETWEEN ? AND ? AND absent = 0"
+        query = "SELECT count(*) FROM ticket WHERE number BETWEEN ? AND ? AND absent = 0"
         return int(self._db.execute(query, span).fetchone()[0])
 
     def checkpoint(self) -> None:
         """Moves what the WAL holds into the file; waits for nobody."""
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._unfiled = 0
+
+    def checkpoint_if_due(self) -> None:
+        """Moves it once that is much."""
+        if self._unfiled >= _UNFILED:
+            self.checkpoint()
 
     def close(self) -> None:
         """Closes the file."""
@@ -174,7 +291,7 @@ class Mirror:
     def look(self, digest: bytes) -> Looked | None:
         """A row by its ticket's digest, which does not tell the barcode_id; also one that is absent."""
         row = self._db.execute(
-            f"SELECT {_COLUMNS}, asked_ms, absent FROM ticket WHERE digest = ?",
+            f"SELECT {_COLUMNS}, asked_ms, absent FROM ticket WHERE number = {_number('?1')}",
             (digest,),
         ).fetchone()
         return row and Looked(_ticket("", row), digest, row[0], row[-2], bool(row[-1]))
@@ -198,10 +315,10 @@ class Mirror:
         """Wipes some rows; False once there are none."""
         return any(
             self._db.execute(
-                f"DELETE FROM {table} WHERE digest IN (SELECT digest FROM {table} LIMIT ?)",
+                f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} LIMIT ?)",
                 (_WIPED,),
             ).rowcount
-            for table in ("ticket", "external")
+            for table, key in (("ticket", "number"), ("place", "digest"), ("external", "digest"))
         )
 
     def compact(self) -> None:
@@ -209,19 +326,25 @@ class Mirror:
         self._db.execute("VACUUM")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _read(self, barcode_id: str, digest: bytes) -> Found | None:
-        row = self._db.execute(
-            f"SELECT {_COLUMNS}, asked_ms FROM ticket WHERE digest = ? AND absent = 0",
-            (digest,),
-        ).fetchone()
-        return row and Found(_ticket(barcode_id, row), digest, row[-1])
+    def _rows(self, tickets: Iterable[Ticket]) -> dict[bytes, Ticket]:
+        """One row a ticket, by its digest: the last, but for one that can't be read."""
+        rows: dict[bytes, Ticket] = {}
+        for ticket in tickets:
+            digest = self._secrets.digest(ticket.barcode_id)
+            if not ticket.unreadable or digest not in rows:
+                rows[digest] = ticket
+        return rows
 
-    def _put(self, ticket: Ticket, asked_ms: int, run: int) -> None:
-        digest = self._secrets.digest(ticket.barcode_id)
-        if ticket.unreadable and self._db.execute(_SEEN, (run, digest)).rowcount:
-            return
-        external = self._sealed(ticket, digest)
-        self._db.execute(_UPSERT, (digest, external, *_row(ticket), asked_ms, run))
+    def _last(self) -> int:
+        """The number of the last row; rows are never taken out but all together."""
+        return self._db.execute("SELECT max(number) FROM ticket").fetchone()[0] or 0
+
+    def _recall(self, after: int) -> int:
+        """Has the rows of the numbers after this one found by memory, and their orders; returns how many."""
+        return sum(self._db.execute(query, (after,)).rowcount for query in _RECALL)
+
+    def _batch(self, ticket: Ticket) -> bytes | None:
+        return self._secrets.digest(ticket.batch_id)[:_BATCH_BYTES] if ticket.batch_id else None
 
     def _sealed(self, ticket: Ticket, digest: bytes) -> bytes | None:
         """The digest of the ticket's external id, under which its barcode_id is sealed; None without one."""
@@ -234,6 +357,28 @@ class Mirror:
             sealed = self._secrets.seal(ticket.barcode_id, external_id)
             self._db.execute("INSERT INTO external VALUES (?, ?, ?)", (external, digest, sealed))
         return external
+
+
+class MirrorBeside(Mirror):
+    """The mirror, read through a connection beside the one that writes it."""
+
+    def __init__(self, connection: Connection, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self.go_on(connection)
+
+    def go_on(self, connection: Connection) -> None:
+        """Goes on with another file."""
+        super().go_on(connection)
+        self._recalled = -1
+
+    def find(self, barcode: str) -> Found | Ambiguous | None:
+        """As :meth:`Mirror.find`; new rows are recalled first, if there are any."""
+        changes = self._db.execute("PRAGMA data_version").fetchone()[0]  # by whoever writes
+        if changes != self._recalled:
+            self._db.execute("DELETE FROM recent")
+            self._recall(self.note("placed") or 0)
+            self._recalled = changes
+        return super().find(barcode)
 
 
 def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
@@ -258,7 +403,7 @@ def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
     )
 
 
-def _ticket(barcode_id: str, row: tuple[Any, ...]) -> Ticket:
+def _ticket(barcode_id: str, row: Sequence[Any]) -> Ticket:
     _, type_id, type_name, subtitle, section, seat_row, seat, allowed, canceled, *rest = row
     (
         expire_from,

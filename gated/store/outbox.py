@@ -47,6 +47,15 @@ _LOST = (
     " FROM outbox o JOIN scan s USING (seq) WHERE o.lost_ms < ?"
 )
 
+# The scan that let the guest of a refused one in, and whether it waits here and is not on its way. None where
+# the refused one was redeemed: both are one check-in then.
+_ADMITTED_SINCE = (
+    "SELECT e.seq, EXISTS (SELECT 1 FROM outbox o WHERE o.sending = 0 AND o.seq = e.seq AND o.kind IN"
+    f" ({Kind.CHECK_IN:d}, {Kind.OTHER:d}, {Kind.CHECK_OUT:d}))"
+    " FROM scan c JOIN scan e ON e.ticket = c.ticket AND e.direction = c.direction"
+    " WHERE c.seq = ? AND c.regranted = 0 AND e.moves = 1 AND e.seq > c.seq ORDER BY e.seq LIMIT 1"
+)
+
 # Rows of a batch at least, however few the server takes at once: for one to be parked, another has to prove
 # that the service takes any, or two that it takes none (gated/core/upload.py).
 _FEWEST = 3
@@ -81,6 +90,10 @@ class Outbox:
     """The outbox's rows."""
 
     def __init__(self, connection: Connection) -> None:
+        self.go_on(connection)
+
+    def go_on(self, connection: Connection) -> None:
+        """Goes on with another connection: that of a journal that was salvaged."""
         self._db = connection
 
     def recover(self, running_ms: int) -> None:
@@ -114,11 +127,23 @@ class Outbox:
                 self._acknowledge(row.seq, running_ms)
             self._note_running(running_ms)
 
-    def acknowledge_one(self, seq: int, running_ms: int) -> None:
-        """The server has one scan, whichever way it got there."""
+    def acknowledge_one(self, seq: int, running_ms: int) -> bool:
+        """The server has one scan, whichever way it got there. False if it has that guest's check-in twice.
+
+        If that scan let nobody in, and its guest got in with another since, the check-in is the other one's,
+        which is not sent any more; if it has gone up by now, the server has it twice, and it is marked.
+        """
         with transaction(self._db):
-            self._acknowledge(seq, running_ms)
+            scan = self._db.execute("SELECT admitted FROM scan WHERE seq = ?", (seq,)).fetchone()
+            admitted = scan is not None and bool(scan[0])  # none: purged since
+            since = None if admitted else self._db.execute(_ADMITTED_SINCE, (seq,)).fetchone()
+            whose, waits = since or (seq, admitted)
+            if waits:
+                self._acknowledge(whose, running_ms)
+            elif since:
+                self._db.execute("UPDATE scan SET marked = 1 WHERE seq = ?", (whose,))
             self._note_running(running_ms)
+        return bool(waits) or since is None
 
     def keep(self, rows: Sequence[Row]) -> None:
         """These rows have not arrived: they go again."""

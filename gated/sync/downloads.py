@@ -49,6 +49,7 @@ class Downloads:
         self._run_soon = run_soon
         self._log = log.get("sync")
         self._downloading = asyncio.Lock()
+        self._ahead: asyncio.Task[Dated[Page]] | None = None
         self._missed_by: int | None = None
         """The full download that found tickets missing, if it was the last."""
 
@@ -72,16 +73,13 @@ class Downloads:
         self._link.alarm_if(state.mark is None and state.complete, "no_delta", hint=_NO_DELTA)
         if state.mark is None:
             return 0
-        tickets, page, first, bad = 0, 1, None, _BadRows()
-        while True:
-            answer = await self._page(service.id, page, state.mark)
+        tickets, first, bad = 0, None, _BadRows()
+        async for answer in self._pages(service.id, 1, state.mark):
             first = first or answer
             bad.count(answer.value)
             await self._put(answer, run=0)
             tickets += len(answer.value.tickets)
-            if answer.value.next_page is None:
-                break
-            page = answer.value.next_page
+        assert first is not None, "there is a first page, or an error"
         if (mark := _mark(first)) is not None:
             await self._store.remember(mark=mark)
             if mark + _OVERLAP.total_seconds() < state.mark:
@@ -111,8 +109,7 @@ class Downloads:
         service = await self._link.connect()
         run = await self._begin()
         tickets, bad = 0, _BadRows()
-        while True:
-            answer = await self._page(service.id, run.page, None)
+        async for answer in self._pages(service.id, run.page, None):
             page = answer.value
             run.saw(answer)
             bad.count(page)
@@ -120,16 +117,29 @@ class Downloads:
             tickets += len(page.tickets)
             if progress is not None:
                 progress(Progress(run.page, page.total_pages, tickets))
-            if page.next_page is None:
-                break
-            run.page = page.next_page
-            await self._store.remember(
-                run_page=run.page, run_mark=run.mark, run_total=run.total, run_stable=int(run.stable)
-            )
+            if page.next_page is not None:
+                run.page = page.next_page
+                await self._store.remember(
+                    run_page=run.page, run_mark=run.mark, run_total=run.total, run_stable=int(run.stable)
+                )
+        await self._store.put_in_place()
         self._link.alarm_if(bad.any, "bad_rows", **asdict(bad))
         await self._end(run, accept_removals=accept_removals)
         self._log.info("full_download", tickets=tickets)
         return tickets
+
+    async def _pages(self, service: str, number: int, since: int | None) -> AsyncIterator[Dated[Page]]:
+        """The pages from ``number`` on: while one is written, the next is fetched.
+
+        Whoever stops in between leaves that call to its end, since it must not be cancelled.
+        """
+        answer = await self._page(service, number, since)
+        while (following := answer.value.next_page) is not None:
+            self._ahead = asyncio.create_task(self._page(service, following, since))
+            self._ahead.add_done_callback(_note_error)
+            yield answer
+            answer = await self._ahead
+        yield answer
 
     async def _page(self, service: str, number: int, since: int | None) -> Dated[Page]:
         try:
@@ -250,6 +260,12 @@ class _BadRows:
 _MERGED = "Some tickets may be missing until the next one."
 _NO_DELTA = "The server sends no Date: changes come hourly only."
 _MISSING = "If the organiser has removed them: gated sync --full --accept-removals"
+
+
+def _note_error(call: "asyncio.Task[Dated[Page]]") -> None:
+    """The error of a call that nobody waits for any more has been told by then; asyncio need not log it."""
+    if not call.cancelled():
+        call.exception()
 
 
 def _mark(answer: Dated[Page]) -> int | None:

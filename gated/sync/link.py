@@ -3,6 +3,7 @@
 Uploads and downloads go over it, and tell it what came of each call.
 """
 
+import asyncio
 from typing import Any
 
 from gated import log
@@ -10,7 +11,7 @@ from gated.api.client import Dated, TicketScanApi
 from gated.api.wire import Service, choose_service
 from gated.asking import Asker
 from gated.clock import Clock
-from gated.errors import ApiError, ApiRefused, GatedError, ServiceNotChosen
+from gated.errors import ApiError, ApiRefused, GatedError, ServiceNotChosen, StoreError
 from gated.store import Store
 
 
@@ -32,6 +33,8 @@ class Link:
         """Why the API can't be used, or None."""
         self.alarms: dict[str, dict[str, object]] = {}
         """What a person should look at, by kind, since the gate was started."""
+        self._journalling: set[asyncio.Task[None]] = set()
+        asker.alarm = self.alarm
 
     async def connect(self) -> Service:
         """Reads the services, chooses one, and makes the mirror its mirror. Raises ApiError.
@@ -66,6 +69,7 @@ class Link:
         """Raises or ends the alarms about the scan user and the service. None of them refuses a guest."""
         user = await self.api.login()
         self.alarm_if(not user.active, "user_inactive", hint="Ask the organiser: is this scan user active?")
+        self.alarm_if(user.two_users, "user_doubtful", hint="Ask the organiser: whose is this scan user?")
         lacking = None if service.permissions is None else {"checkin", "checkout"} - service.permissions
         self.alarm_if(bool(lacking), "permissions_lacking", permissions=sorted(lacking or ()))
         renewal = self.api.early_renewal_error
@@ -86,7 +90,7 @@ class Link:
         Raises ApiRefused where the server says when to come back.
         """
         try:
-            answer = await self.api.probe()
+            answer = await self.api.probe(self.service.id if self.service else "")
         except ApiError as error:
             self.failed(error)
             if isinstance(error, ApiRefused) and error.retry_after_s is not None:
@@ -98,9 +102,20 @@ class Link:
                 await self.connect()
 
     def alarm(self, what: str, **detail: object) -> None:
-        """Something that a person should look at: in the log, and in the status."""
+        """Something that a person should look at: in the log, in the status, and once in the journal."""
         self._log.error("alarm", what=what, **detail)
+        if self.alarms.get(what) != detail:
+            task = asyncio.create_task(self._journal(what, detail), name=f"alarm {what}")
+            self._journalling.add(task)  # the loop itself would let it go
+            task.add_done_callback(self._journalling.discard)
         self.alarms[what] = detail
+
+    async def _journal(self, what: str, detail: dict[str, object]) -> None:
+        why = ", ".join(f"{name}: {value}" for name, value in detail.items())
+        try:
+            await self.store.occurred("alarm", None, what, why, self.clock.now())
+        except StoreError as error:
+            self._log.error("journal_failed", error=str(error), hint=error.hint)
 
     def learn(self, answer: Dated[Any]) -> None:
         """The API has answered: that, and what time it is there."""

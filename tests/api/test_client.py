@@ -132,7 +132,7 @@ async def test_every_request_carries_the_documented_headers() -> None:
         assert request.headers["X-DEVICE-INFO"] == SETTINGS.device_info
         assert request.headers["Content-Type"] == request.headers["Accept"] == "application/json"
         assert request.headers["User-Agent"] == f"gated/{__version__}"
-        assert not {"Origin", "Referer"} & set(request.headers)
+        assert not {"origin", "referer"} & {name.lower() for name in request.headers}
     assert json.loads(seen[0].content) == {"credentials": {"username": "gate", "password": "secret"}}
     assert "Authorization" not in seen[0].headers
     assert seen[1].headers["Authorization"] == f"bearer {server.token(1)}"
@@ -217,6 +217,30 @@ async def test_a_services_own_url_that_cant_be_reached_is_given_up_for_the_base_
     assert [request.url.host.partition(".")[0] for request in server.requests] == ["api", "own", "api", "api"]
 
 
+async def test_a_probe_asks_where_the_direct_calls_go() -> None:
+    listed = {"services": [{"uuid": "1", "url": "https://own.example.org/v2/"}]}
+    server = Server(lambda _: httpx.Response(200, json=listed))
+    api = client(server, trusted_hosts=("api.example.org", "own.example.org"))
+    await api.probe("")
+    await api.services()
+    await api.probe("1")
+    assert [request.url.host for request in server.requests] == ["api.example.org"] * 2 + ["own.example.org"]
+
+
+async def test_a_services_own_url_without_the_api_is_given_up_for_the_base_url() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "own.example.org":
+            return httpx.Response(404)
+        return httpx.Response(200, json={"services": [{"uuid": "1", "url": "https://own.example.org/v2/"}]})
+
+    server = Server(answer)
+    api = client(server, trusted_hosts=("api.example.org", "own.example.org"))
+    await api.services()
+    for _ in range(2):
+        await api.probe("1")
+    assert [request.url.host.partition(".")[0] for request in server.requests] == ["api", "own", "api", "api"]
+
+
 # What comes back
 
 
@@ -232,7 +256,6 @@ async def test_a_services_own_url_that_cant_be_reached_is_given_up_for_the_base_
             for error in (httpx.ReadTimeout, httpx.ReadError, httpx.WriteTimeout, httpx.WriteError)
         ],
         *[(error, ApiAnswerLost) for error in (httpx.RemoteProtocolError, httpx.LocalProtocolError)],
-        (httpx.DecodingError, ApiBadAnswer),
     ],
 )
 async def test_what_httpx_raises_says_what_is_known_of_the_request(
@@ -243,7 +266,7 @@ async def test_what_httpx_raises_says_what_is_known_of_the_request(
         with pytest.raises(ApiError) as caught:
             await call
         assert type(caught.value) is expected
-        assert "0.00 s" in str(caught.value) or expected is ApiBadAnswer
+        assert "0.00 s" in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [403, 404, 405, 408, 413, 422, 429, 500, 502, 503, 511])
@@ -530,6 +553,15 @@ async def test_a_direct_call_leaves_the_early_renewal_to_others() -> None:
     assert server.logins == 2
 
 
+async def test_an_idle_connection_is_closed_before_a_server_does_it_in_mid_request() -> None:
+    api = TicketScanApi(SETTINGS, "secret")
+    for each in (api._direct, api._transfers):
+        transport = each._client._transport
+        assert isinstance(transport, httpx.AsyncHTTPTransport)
+        assert transport._pool._keepalive_expiry == 20.0
+    await api.close()
+
+
 # TLS, and what the client keeps to itself
 
 
@@ -602,6 +634,7 @@ async def test_tls_below_1_2_is_not_spoken(tmp_path: Path) -> None:
     context = certificate(tmp_path, datetime.now(UTC) - timedelta(days=1), 9)
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
+    assert link._trust(None).minimum_version is ssl.TLSVersion.TLSv1_2  # OpenSSL's own default may be lower
     assert type(await tls_error(context, tmp_path / "ca.pem")) is ApiUnreachable
 
 
@@ -788,7 +821,7 @@ async def test_a_slow_server_is_an_answer_lost_by_its_time_out(
     with pytest.raises(ApiAnswerLost, match="ReadTimeout"):
         await api.check_in(service, "GATED-REGULAR")
     simulator.faults.add("checkin", "slow_drip", seconds=1.0)
-    with pytest.raises(ApiAnswerLost, match="given up"):
+    with pytest.raises(ApiAnswerLost):
         await api.check_in(service, "GATED-VIP")
     assert len(simulator.checkins) == 2
     await api.close()
@@ -798,7 +831,7 @@ async def test_a_server_that_is_gone_was_sent_nothing_and_is_found_again(
     simulator: Simulator, api: TicketScanApi
 ) -> None:
     service = await service_of(api)
-    await api.probe()
+    await api.probe(service)
     simulator.stop()
     failures = []
     for _ in range(3):

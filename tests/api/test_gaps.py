@@ -32,6 +32,8 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     "a service's own url has another host than the api": (
         (CLIENT, "test_a_services_own_url_is_used_only_between_trusted_hosts"),
         (CLIENT, "test_a_services_own_url_that_cant_be_reached_is_given_up_for_the_base_url"),
+        (CLIENT, "test_a_services_own_url_without_the_api_is_given_up_for_the_base_url"),
+        (CLIENT, "test_a_probe_asks_where_the_direct_calls_go"),
         (CLIENT, "test_no_redirect_is_followed"),
     ),
     "tls 1.1 is said to be enough": (
@@ -65,6 +67,7 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         (STRANGERS, "test_a_day_goes_well_whatever_the_servers_habits"),
     ),
     "how long a connection is kept is not said": (
+        (CLIENT, "test_an_idle_connection_is_closed_before_a_server_does_it_in_mid_request"),
         (CLIENT, "test_what_httpx_raises_says_what_is_known_of_the_request"),
         (UPLOADS, "test_what_never_left_goes_again_unmarked"),
     ),
@@ -86,6 +89,7 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "the scan user stands in two places of the token": (
         (WIRE, "test_a_token_says_who_it_is_for_and_how_long_it_lives"),
+        (LINK, "test_what_is_wrong_with_the_user_is_alarmed_while_it_holds_and_refuses_nobody"),
     ),
     "a user who is not active is not explained": (
         (LINK, "test_what_is_wrong_with_the_user_is_alarmed_while_it_holds_and_refuses_nobody"),
@@ -149,6 +153,8 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         (DOWNLOADS, "test_a_delta_that_is_the_whole_list_changes_nothing_but_what_changed"),
     ),
     "a ticket may be listed twice": (
+        (WIRE, "test_of_two_rows_of_one_ticket_on_a_page_the_strictest_counts_and_the_second_is_odd"),
+        (STRANGERS, "test_of_a_ticket_that_is_listed_with_two_faces_the_stricter_counts_and_it_is_alarmed"),
         (STRANGERS, "test_a_ticket_that_is_listed_twice_admits_once_and_is_no_reason_to_remove_another"),
     ),
     "a row may be older than our own upload": (
@@ -218,8 +224,11 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
         (WIRE, "test_a_ticket_matches_by_its_external_barcode_and_by_a_number"),
     ),
     "an order has a number too": (
-        (STRANGERS, "test_the_number_of_an_order_is_unknown"),
-        (STRANGERS, "test_the_number_of_an_order_opens_nothing_though_the_server_checks_all_its_tickets_in"),
+        (STRANGERS, "test_the_server_is_never_asked_about_the_number_of_an_order"),
+        (
+            STRANGERS,
+            "test_the_number_of_an_order_not_known_yet_opens_nothing_though_its_tickets_are_checked_in",
+        ),
     ),
     "capitals and blanks of a barcode are not spoken of": (
         (STRANGERS, "test_capitals_make_another_barcode"),
@@ -242,10 +251,17 @@ TABLE: dict[str, tuple[tuple[str, str], ...]] = {
     "the answer to one scan is a list": (
         (ASKING, "test_only_the_code_of_the_direction_for_the_ticket_alone_admits"),
         (WIRE, "test_another_ticket_or_several_or_none_do_not_match"),
+        (
+            ASKING,
+            "test_an_answer_that_admits_nobody_may_have_recorded_a_check_in_all_the_same_and_is_alarmed",
+        ),
+        (ASKING, "test_recorded_with_an_answer_that_admits_nobody_is_admitted_once_when_it_comes_again"),
     ),
     "a call without an answer may have been carried out": (
         (ASKING, "test_recorded_and_admitted_here_is_one_check_in_and_is_not_uploaded"),
         (ASKING, "test_recorded_and_not_admitted_is_admitted_once_when_it_comes_again"),
+        (ASKING, "test_recorded_late_and_admitted_by_another_scan_meanwhile_is_one_check_in"),
+        (ASKING, "test_recorded_late_and_uploaded_for_another_scan_meanwhile_is_marked"),
         (
             "sync/test_slow_faults.py",
             "test_a_slow_server_loses_no_scan_admits_nobody_twice_and_heals_by_itself",

@@ -65,6 +65,7 @@ def ticket(**fields: Any) -> Ticket:
 def test_the_documents_example_is_read() -> None:
     assert ticket() == Ticket(
         barcode_id="CMBARCODE123",
+        batch_id="CMORDER123",
         type_id="00000000-0000-0000-0000-00000000000",
         type_name="Regular Ticket",
         checkin_allowed=True,
@@ -220,6 +221,40 @@ def test_a_barcode_that_came_as_a_number_is_read_and_counted_as_odd() -> None:
     assert (read.odd, read.set_aside) == (2, 0)
 
 
+NARROW, WIDE = "2026-07-16 12:00:00", "2026-07-16 18:00:00"
+# Two rows of one ticket, and what counts of both.
+DOUBLED: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    ({"is_canceled": 1}, {}, {"canceled": True}),
+    ({"is_checkin_allowed": 0}, {}, {"checkin_allowed": False}),
+    ({"remaining_scans": 3}, {"remaining_scans": 2}, {"remaining": 2}),
+    ({"remaining_scans": 0, "count_checked_in": 1}, {}, {"remaining": 0, "checked_in": 1}),
+    ({"remaining_scans": 5}, {"remaining_scans": None}, {"remaining": None, "max_checkins": 1}),
+    ({"remaining_scans": None, "count_checked_in": 1}, {}, {"remaining": None, "checked_in": 1}),
+    ({"expire_from": WIDE}, {"expire_from": NARROW}, {"expire_from": NOON}),
+    ({"checkin_valid_from": NARROW}, {}, {"valid_from": NOON}),
+    ({"checkin_valid_from": NARROW}, {"checkin_valid_from": "2026-07-16 09:00:00"}, {"valid_from": NOON}),
+    ({"checkin_valid_till": NARROW}, {"checkin_valid_till": WIDE}, {"valid_till": NOON}),
+    ({"last_checked_in_time": NOON_S}, {"remaining_scans": 0}, {"last_checked_in": NOON, "remaining": 0}),
+    ({"external_barcode_id": "EXT"}, {"remaining_scans": 0}, {"external_barcode_id": "EXT"}),
+    ({"expire_from": "soon"}, {}, {"unreadable": "", "checkin_allowed": True}),
+    ({"expire_from": "soon", "is_canceled": 1}, {}, {"unreadable": "", "canceled": True}),
+    ({"expire_from": "soon"}, {"remaining_scans": "?"}, {"checkin_allowed": False}),
+]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("one", "other", "merged"), DOUBLED)
+def test_of_two_rows_of_one_ticket_on_a_page_the_strictest_counts_and_the_second_is_odd(
+    one: dict[str, Any], other: dict[str, Any], merged: dict[str, Any], turned: bool
+) -> None:
+    rows = [ROW | one, ROW | {"barcode_id": "B"}, ROW | other]
+    read = page(*(reversed(rows) if turned else rows))
+    assert {each.barcode_id for each in read.tickets} == {"CMBARCODE123", "B"}
+    (ticket,) = (each for each in read.tickets if each.barcode_id == "CMBARCODE123")
+    assert {name: getattr(ticket, name) for name in merged} == merged
+    assert (read.odd, read.set_aside) == (1, 0)
+
+
 @pytest.mark.parametrize("value", [None, "", "  ", 1.0, 1e30, True, [], {}, ["A"], 10**200])
 def test_a_row_whose_barcode_cant_be_read_is_set_aside(value: Any) -> None:
     read = page(ROW | {"barcode_id": value}, ROW)
@@ -235,6 +270,11 @@ def test_what_is_no_row_is_set_aside_and_spoils_nothing(row: Any) -> None:
 @pytest.mark.parametrize("rows", [[ROW], {"0": ROW}, {"3": ROW}])
 def test_a_list_may_be_an_object_with_numbers_for_keys(rows: Any) -> None:
     assert len(wire.read_page(body(barcodes=rows), asked=1, limit=500).tickets) == 1
+
+
+def test_a_page_is_read_in_pieces_that_others_need_not_wait_for() -> None:
+    reading = wire.reading_page(body(barcodes=[ROW] * 500), asked=1, limit=500)
+    assert sum(1 for _ in reading) == 10
 
 
 @pytest.mark.parametrize("nothing", [[], {}, None])
@@ -563,7 +603,8 @@ def test_the_documents_token_is_read() -> None:
         ({"sub": "a"}, Claims("a", None, active=True)),
         ({"user": {"uuid": "b", "active": False}}, Claims("b", None, active=False)),
         ({"sub": None, "user": {"uuid": "b", "active": "0"}}, Claims("b", None, active=False)),
-        ({"sub": "a", "user": {"uuid": "b", "active": None}}, Claims("a", None, active=True)),
+        ({"sub": "a", "user": {"uuid": "b", "active": None}}, Claims("a", None, active=True, two_users=True)),
+        ({"sub": "a", "user": {"uuid": "a"}}, Claims("a", None, active=True)),
         (
             {"sub": 12, "user": [], "iat": "100", "exp": "160"},
             Claims("12", timedelta(seconds=60), active=True),

@@ -14,14 +14,16 @@ if __name__ == "__main__":
     enter_venv("test", ["-m", "tests.bench", *sys.argv[1:]])
 
 from tests.bench.figures import Row, table
-from tests.bench.rows import FULL, QUICK, ROWS, Bench, machine
+from tests.bench.rows import APART, FULL, QUICK, ROWS, Bench, machine
 
 
 def main() -> int:
     """Returns an exit status: 1 if a target is not met."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small numbers: to see that it works")
-    parser.add_argument("--only", action="append", choices=ROWS, help="this row alone; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=[*ROWS, *APART], help="this row alone; may be repeated"
+    )
     parser.add_argument("--folder", type=Path, help="a folder on the disk to be measured (the system's own)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gated-bench-", dir=options.folder) as folder:
@@ -39,7 +41,7 @@ def measure(folder: Path, names: list[str], *, quick: bool) -> list[Row]:
     rows = []
     for name in names:
         begun = time.monotonic()
-        rows += ROWS[name](bench)
+        rows += (ROWS | APART)[name](bench)
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return rows
 

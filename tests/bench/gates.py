@@ -22,6 +22,7 @@ NO_SERVER = "http://127.0.0.1:9/scanapi/v2.0"  # port 9 is refused at once: a ga
 READY_S, DOWNLOAD_S = 60.0, 3600.0  # bounds, not what is expected
 
 # The pulse outlasts any stall of the gate: the barrier relocks when the guest is through, and not before.
+# Should a stall hide the guest, the grant ends with it: one that stood longer would swallow the next scan.
 _CONFIG = """
 [gate]
 name = "Measured gate"
@@ -37,7 +38,7 @@ factory = "mock"
 name = "in"
 direction = "entry"
 scanners = [{{ kind = "serial", device = "{folder}/scanner", repeat_gap_ms = 0 }}]
-release = {{ pin = 17, when_off = "locked", pulse_ms = 3000 }}
+release = {{ pin = 17, when_off = "locked", pulse_ms = 3000, grant_ms = 3000 }}
 passage = {{ done_pin = 5 }}
 lamps = {{ green = 22, red = 23 }}
 """
@@ -125,11 +126,11 @@ class Gate:
             if said["event"] == event:
                 return said
 
-    def said(self, event: str) -> bool:
-        """Whether it has said that since it was last asked; what else it said is forgotten."""
+    def said(self, *events: str) -> bool:
+        """Whether it has said any of these since it was last asked; what else it said is forgotten."""
         found = False
         while not self._lines.empty():
-            found = self._next(0)["event"] == event or found
+            found = self._next(0)["event"] in events or found
         return found
 
     def memory(self, what: str) -> float:

@@ -2,7 +2,7 @@
 
 All is gated's own but the mock pin, which writes to the pipe ``FD`` at what nanosecond of the monotonic clock
 it moved, once it has. Then the guest goes through: the passage's contact closes until the barrier relocks. So
-the lane is ready for the next guest after 50 ms, not after its grant, and a second stamp says so.
+the lane is ready for the next guest after 60 ms, not after its grant, and a second stamp says so.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gated.pins import devices
 from tests.bench.sender import STAMP
 
 RELEASE, DONE = 17, 5  # pins of the lane, as in the configuration that tests.bench.gates writes
-SETTLED_S = 0.025  # gated takes a contact for settled after 20 ms
+SETTLED_S = 0.035  # gated takes a contact for settled after 20 ms
 
 _report = int(sys.argv.pop(1))
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from gated.core.decide import Now, Question, Rules, decide
+from gated.core.events import Came
 from gated.core.explain import (
     Explanation,
     Mirrored,
@@ -22,7 +23,6 @@ from gated.core.explain import (
     lines_of,
 )
 from gated.core.overlay import NOTHING, Movement, Overlay, left, overlay_of
-from gated.core.passage import Came
 from gated.core.scan import Direction, LaneName, Moment, Scan, ScanId, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny

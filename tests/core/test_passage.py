@@ -13,14 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from gated.core.passage import (
-    AFTER_LAPSE,
-    DOUBTFUL_SENSOR,
-    EXIT_PATIENCE,
-    PATIENCE,
-    SHOWN,
-    STUCK,
-    TABLE,
+from gated.core.events import (
     Alarm,
     AlarmKind,
     BarcodeRead,
@@ -52,6 +45,15 @@ from gated.core.passage import (
     State,
     Stop,
     TimerEnded,
+)
+from gated.core.passage import (
+    AFTER_LAPSE,
+    DOUBTFUL_SENSOR,
+    EXIT_PATIENCE,
+    PATIENCE,
+    SHOWN,
+    STUCK,
+    TABLE,
     resting_state,
     step,
 )

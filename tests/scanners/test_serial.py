@@ -101,6 +101,44 @@ async def test_a_partial_barcode_is_dropped_after_the_character_time_out(
     assert await ear.barcode() == "DEF"
 
 
+async def test_a_barcode_whose_rest_comes_while_the_loop_is_held_up_is_whole(
+    world: PtyWorld, ear: Ear
+) -> None:
+    loop = asyncio.get_running_loop()
+    os.write(world.line, b"ABC")
+    await asyncio.sleep(0.005)
+
+    def hold_up() -> None:
+        time.sleep(FRAMING.character_timeout.total_seconds())
+        # Before the timer that is due now, and after the loop has looked what can be read.
+        loop.call_soon(os.write, world.line, b"DEF\r")
+
+    loop.call_soon(hold_up)
+    assert await ear.barcode() == "ABCDEF"
+
+
+async def test_a_port_that_never_falls_silent_leaves_the_loop_to_others(
+    world: PtyWorld, scanner: SerialScanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serial, "READ_MOST", 8)
+    turns, turn_of_read = 0, []
+
+    def another() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(another)
+
+    loop, found = asyncio.get_running_loop(), asyncio.Event()
+    scanner.start(lambda *_: turn_of_read.append(turns), lambda *_: found.set())
+    await found.wait()
+    loop.call_soon(another)
+    os.write(world.line, b"TICKET\n\r" * 20)
+    async with asyncio.timeout(2):
+        while len(turn_of_read) < 20:
+            await asyncio.sleep(0)
+    assert len(set(turn_of_read)) == 20
+
+
 async def test_half_a_barcode_is_not_joined_to_one_after_a_loss(world: PtyWorld, ear: Ear) -> None:
     os.write(world.line, b"ABC")
     await asyncio.sleep(0.005)
@@ -169,14 +207,26 @@ async def test_closing_does_not_wait_for_an_opening_that_hangs(monkeypatch: pyte
     assert ear.states.empty()
 
 
-def test_the_thread_is_named_and_ends_when_its_loop_is_gone(world: PtyWorld) -> None:
-    async def start() -> None:
-        ear = Ear()
-        ear.listen(world.scanner())
-        await ear.state()
+async def test_the_thread_is_named_and_ends_with_the_scanner(scanner: SerialScanner, ear: Ear) -> None:
+    assert "scanner-pty" in {thread.name for thread in threading.enumerate()}
+    await scanner.close()
+    assert "scanner-pty" not in {thread.name for thread in threading.enumerate()}
 
+
+def test_the_thread_ends_when_its_loop_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = threading.Event()
+
+    def open_late(*_: object, **__: object) -> None:
+        gone.wait()
+        raise OSError("not there")
+
+    async def start() -> None:
+        Ear().listen(scanner)
+
+    monkeypatch.setattr(serial.serial, "serial_for_url", open_late)
+    scanner = SerialScanner("late", SerialSettings("/dev/nothing"), FRAMING)
     asyncio.run(start())
-    [thread] = [thread for thread in threading.enumerate() if thread.name == "scanner-pty"]
-    world.scan("to nobody")
-    thread.join(2)
-    assert not thread.is_alive()
+    assert scanner.alive()
+    gone.set()
+    scanner._thread.join(2)
+    assert not scanner.alive()

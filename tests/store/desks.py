@@ -10,8 +10,9 @@ from gated.clock import new_scan_id
 from gated.core.scan import Direction, LaneName, Moment, Scan, TimeTrust
 from gated.core.ticket import Ticket
 from gated.store.database import open_database
-from gated.store.desk import Ask, Decided, Desk, DeskRules, Terms
+from gated.store.desk import Ask, Decided, Desk, Terms
 from gated.store.journal import Journal
+from gated.store.memory import DeskRules, Memory
 from gated.store.mirror import Mirror
 from gated.store.outbox import Outbox
 from gated.store.privacy import Secrets
@@ -54,8 +55,9 @@ class Counter:
         self.mirror = Mirror(self.mirror_db, Secrets(self.journal.secret()))
         so_far = max(self.journal.ran_until_ms(), self.mirror.ran_until_ms())
         self.running = RunningTime(so_far, monotonic)
-        self.desk = Desk(self.mirror, self.journal, self.running, rules or DeskRules())
-        self.desk.service = "S1"
+        self.memory = Memory.of(self.journal, self.running, rules or DeskRules())
+        self.memory.service = "S1"
+        self.desk = Desk(self.mirror, self.journal, self.memory)
         self.outbox.recover(so_far)
         self.mirror.bind("S1")
 

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from gated.errors import StoreError
-from gated.store.database import Damaged, open_database, transaction
+from gated.store.database import (
+    Damaged,
+    damaged,
+    is_sound,
+    open_database,
+    transaction,
+)
 
 
 def opened(path: Path, kind: str = "journal", synchronous: str = "FULL") -> sqlite3.Connection:
@@ -57,7 +63,6 @@ def test_only_the_owner_can_read_the_files(tmp_path):
     assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
         "file.db": 0o600,
         "file.db-wal": 0o600,
-        "file.db-shm": 0o600,
     }
     connection.close()
 
@@ -66,6 +71,40 @@ def test_a_file_that_is_no_database_is_damaged(tmp_path):
     (tmp_path / "file.db").write_bytes(b"no database" * 999)
     with pytest.raises(Damaged):
         opened(tmp_path / "file.db")
+
+
+def raised(statement: str, path: Path) -> sqlite3.Error:
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.Error) as error:
+        connection.execute(statement)
+    connection.close()
+    return error.value
+
+
+def test_damage_is_told_from_a_disk_that_fails(tmp_path):
+    noise, sound = tmp_path / "noise.db", tmp_path / "sound.db"
+    noise.write_bytes(b"no database" * 999)
+    opened(sound).close()
+    assert damaged(raised("SELECT 1 FROM sqlite_schema", noise))
+    assert not damaged(raised("CREATE TABLE meta (a)", sound))
+    assert not damaged(raised("SELECT nothing", sound))
+    assert not damaged(sqlite3.OperationalError("database or disk is full"))
+
+
+def test_damage_among_the_pages_is_found_by_looking_for_it(tmp_path):
+    path = tmp_path / "file.db"
+    connection = opened(path)
+    connection.execute("CREATE TABLE filled (a TEXT)")
+    connection.execute("INSERT INTO filled SELECT hex(randomblob(99)) FROM pragma_function_list LIMIT 99")
+    assert is_sound(connection, within_s=9)
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'filled'").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    connection = opened(path)
+    assert not is_sound(connection, within_s=9)
+    connection.close()
 
 
 def test_a_folder_that_is_not_there_is_a_store_error(tmp_path):

@@ -7,8 +7,9 @@ import pytest
 from gated.core.outbox import Kind, UploadRules, Window
 from gated.core.scan import Direction, TimeTrust
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
-from gated.store.desk import Decided, DeskRules, Reply, Terms
+from gated.store.desk import Decided, Reply, Terms
 from gated.store.journal import Passage
+from gated.store.memory import DeskRules
 from tests.store.desks import ASK_ALL, ASK_UNKNOWN, NOON, Counter, moment, scan, ticket
 
 MINUTE = 60.0
@@ -535,8 +536,8 @@ def test_a_lapsed_grant_of_a_ticket_cancelled_since_is_not_granted_again(counter
 @pytest.mark.parametrize(("read", "expected"), [(5.0, Reason.NOT_ALLOWED), (0.0, Reason.VALID)])
 def test_the_services_types_count_only_if_read_after_the_tickets_row(counter, read, expected):
     counter.load(ticket(type_name="VIP"), asked=1.0)
-    counter.desk.service_types = frozenset({"Child"})
-    counter.desk.service_read_ms = counter.running.at(read)
+    counter.memory.service_types = frozenset({"Child"})
+    counter.memory.service_read_ms = counter.running.at(read)
     assert reason(counter) is expected
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gated.clock import new_scan_id
+from gated.core.events import Came
 from gated.core.explain import Explanation, Upload
-from gated.core.passage import Came
 from gated.core.scan import Direction, LaneName, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny

@@ -1,12 +1,14 @@
+import sqlite3
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from gated.core.ticket import Ticket
 from gated.store.database import open_database
-from gated.store.mirror import SPANS, Ambiguous, Found, Mirror
+from gated.store.mirror import Ambiguous, Found, Mirror
 from gated.store.privacy import Secrets
 from tests.store.desks import NOON, ticket
 
@@ -35,15 +37,15 @@ def find(mirror: Mirror, barcode: str) -> Ticket | None:
 
 
 def count(mirror: Mirror) -> int:
-    return sum(mirror.count(span) for span in SPANS)
+    return sum(mirror.count(span) for span in mirror.spans())
 
 
 def unseen(mirror: Mirror, run: int) -> int:
-    return sum(mirror.unseen(run, span) for span in SPANS)
+    return sum(mirror.unseen(run, span) for span in mirror.spans())
 
 
 def sweep(mirror: Mirror, run: int) -> None:
-    for span in SPANS:
+    for span in mirror.spans():
         mirror.sweep(run, span)
 
 
@@ -167,19 +169,106 @@ def test_a_delta_does_not_make_a_ticket_unseen(mirror):
     assert unseen(mirror, 3) == 0
 
 
-def test_the_spans_hold_every_digest_once(mirror):
-    put(mirror, *(ticket(f"T{number}") for number in range(2000)))
-    assert count(mirror) == 2000
-    for edge in (b"\x00" * 16, b"\xff" * 16, b"\x7f" + b"\xff" * 15):
-        assert sum(low <= edge <= high for low, high in SPANS) == 1
+def test_the_spans_hold_every_row_once(mirror, monkeypatch):
+    monkeypatch.setattr("gated.store.mirror._SPAN", 64)
+    put(mirror, *(ticket(f"T{number}") for number in range(1000)))
+    assert count(mirror) == 1000
+    spans = mirror.spans()
+    assert all(after[0] == before[1] + 1 for before, after in pairwise(spans))
+    assert (spans[0][0], len(spans)) == (1, 16)
 
 
 def test_a_piece_is_written_whole_or_not_at_all(mirror):
-    with pytest.raises(AttributeError):
-        put(mirror, ticket("T1"), None)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        put(mirror, ticket("T1"), ticket("T2", remaining="many"))
     assert find(mirror, "T1") is None
     put(mirror, ticket("T1"))
     assert find(mirror, "T1") is not None
+    assert not mirror.place_piece()
+    assert find(mirror, "T1") is not None
+
+
+# ---- new rows, and those in place
+
+
+@pytest.fixture
+def _small(monkeypatch):
+    monkeypatch.setattr("gated.store.mirror._CROWD", 5)
+    monkeypatch.setattr("gated.store.mirror._PLACED", 2)
+
+
+def in_place(mirror: Mirror) -> int:
+    return mirror._db.execute("SELECT count(*) FROM place").fetchone()[0]
+
+
+@pytest.mark.usefixtures("_small")
+def test_new_rows_are_put_in_place_once_they_are_many_and_are_found_all_the_while(mirror):
+    barcodes = [f"T{number}" for number in range(5)]
+    put(mirror, *map(ticket, barcodes[:4]))
+    assert not mirror.crowded
+    put(mirror, *map(ticket, barcodes[3:]))
+    assert mirror.crowded
+    for expected in (2, 4, 5):
+        assert mirror.place_piece() == (expected < 5)
+        assert in_place(mirror) == expected
+        assert all(find(mirror, barcode) for barcode in barcodes)
+    assert not mirror.crowded
+
+
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize("pieces", range(4))
+def test_a_restart_finds_all_rows_however_many_were_in_place(mirror, tmp_path, pieces):
+    put(mirror, *(ticket(f"T{number}", external_barcode_id=f"X{number}") for number in range(5)))
+    for _ in range(pieces):
+        mirror.place_piece()
+    mirror.close()
+    again = open_mirror(tmp_path)
+    put(again, ticket("T1", remaining=7), ticket("T5"))
+    while again.place_piece():
+        pass
+    assert (count(again), in_place(again)) == (6, 6)
+    assert [find(again, f"T{number}").remaining for number in range(6)] == [1, 7, 1, 1, 1, 1]
+    assert all(find(again, f"X{number}") for number in (0, 2, 3, 4))
+    again.close()
+
+
+@pytest.mark.usefixtures("_small")
+def test_what_is_in_place_is_not_read_again_at_a_start(mirror, tmp_path):
+    put(mirror, *(ticket(f"T{number}") for number in range(5)))
+    while mirror.place_piece():
+        pass
+    mirror.close()
+    again = open_mirror(tmp_path)
+    put(again, *(ticket(f"T{number}") for number in range(9)))
+    assert not again.crowded
+    again.close()
+
+
+def test_what_was_written_moves_into_the_file_once_it_is_much(mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr("gated.store.mirror._UNFILED", 3)
+    mirror.checkpoint()
+    path = tmp_path / "mirror.db"
+    before = path.read_bytes()
+    for number in range(3):
+        assert path.read_bytes() == before
+        put(mirror, ticket(f"T{number}"))
+        mirror.checkpoint_if_due()
+    assert path.read_bytes() != before
+
+
+def test_an_emptied_mirror_knows_no_new_rows_either(mirror):
+    put(mirror, ticket("T1"))
+    mirror.empty()
+    put(mirror, ticket("T2"))
+    assert (find(mirror, "T1"), count(mirror)) == (None, 1)
+    assert not mirror.place_piece()
+    assert in_place(mirror) == 1
+
+
+def test_rows_of_one_ticket_in_one_piece_are_one_row_the_last_that_can_be_read(mirror):
+    put(mirror, ticket(remaining=3), ticket(remaining=2), ticket(unreadable="remaining"))
+    assert find(mirror, "T1").remaining == 2
+    assert count(mirror) == 1
 
 
 # ---- whose tickets

@@ -21,8 +21,9 @@ from gated.core.overlay import SETTLING
 from gated.core.scan import Direction, Scan
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
-from gated.store.desk import Ask, Decided, DeskRules, Reply
+from gated.store.desk import Ask, Decided, Reply
 from gated.store.journal import Passage
+from gated.store.memory import DeskRules
 from tests.store.desks import ASK_ALL, LOCAL, NOON, Counter, moment, scan
 
 SETTLING_S = int(SETTLING.total_seconds())
@@ -405,7 +406,7 @@ class Gate(RuleBasedStateMachine):
             at = wall_ms / 1000 - NOON.timestamp()
             looks_recorded = any(abs(other - at) <= BEFORE_S + AFTER_S for other in self.elsewhere)
             missing += not (waits or self.server.got[seq] or looks_recorded)
-        assert missing <= self.redeemed  # the server has these by the lost call
+        assert missing <= self.kept_out  # the server has these by a lost call
 
     @precondition(nothing_is_asked)
     @rule()

@@ -9,7 +9,8 @@ import pytest
 from gated.core.outbox import Kind, Lost, Row, Shown, UploadRules, Window
 from gated.core.scan import Direction, TimeTrust
 from gated.core.verdict import Origin
-from gated.store.desk import DeskRules, Reply
+from gated.store.desk import Reply
+from gated.store.memory import DeskRules
 from gated.store.outbox import UNCERTAIN
 from tests.store.desks import NOON, Counter, moment, scan, ticket
 
@@ -102,7 +103,7 @@ def test_even_where_one_row_is_all_a_server_takes_two_others_can_speak_for_the_s
 
 def test_another_services_scans_go_after_the_current_ones_under_their_own_service(counter):
     admit_all(counter, "T1", "T2")
-    counter.desk.service = "S2"
+    counter.memory.service = "S2"
     admit_all(counter, "T3")
     counter.decide(scan("T3"))
     sent = []
@@ -118,16 +119,16 @@ def test_another_services_scans_go_after_the_current_ones_under_their_own_servic
 
 def test_a_batch_of_another_service_is_of_that_service_alone(counter):
     for service, barcode in (("S1", "T1"), ("S2", "T2"), ("S1", "T3"), ("S2", "T4"), ("S2", "T5")):
-        counter.desk.service = service
+        counter.memory.service = service
         admit_all(counter, barcode)
     rows = freeze(counter, 4, service="S3")
     assert ({row.service for row in rows}, names(rows)) == ({"S1"}, ["T1", "T3"])
 
 
 def test_a_scan_from_before_any_service_was_known_goes_under_the_current_one(counter):
-    counter.desk.service = ""
+    counter.memory.service = ""
     admit_all(counter, "T1")
-    counter.desk.service = "S1"
+    counter.memory.service = "S1"
     admit_all(counter, "T2")
     rows = freeze(counter)
     assert [(row.barcode_id, row.service) for row in rows] == [("T1", "S1"), ("T2", "S1")]

@@ -26,8 +26,3 @@ def test_a_seal_that_was_cut_or_changed_does_not_open():
 def test_two_seals_of_one_barcode_id_have_nothing_in_common():
     first, second = SECRETS.seal("T1", "X1"), SECRETS.seal("T1", "X1")
     assert first != second
-
-
-def test_a_fingerprint_tells_secrets_apart_and_is_no_digest_of_a_barcode():
-    assert SECRETS.fingerprint == Secrets(b"1" * 32).fingerprint != OTHERS.fingerprint
-    assert SECRETS.fingerprint != SECRETS.digest("")

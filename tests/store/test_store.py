@@ -1,21 +1,24 @@
 import asyncio
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from gated.core.outbox import Row
+import gated.store
+from gated.core.outbox import Lost, Row
 from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store
+from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, front
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
+from gated.store.outbox import Outbox
 from tests.store.desks import ASK_ALL, LOCAL, moment, scan, ticket
 
 
@@ -60,9 +63,13 @@ def reasons_on_disk(folder: Path) -> list[str]:
 
 
 class Gateway:
-    """Holds up a method of the store's inside until it is opened; tells when somebody waits at it."""
+    """Holds up a method of the store's inside until it is opened; tells when somebody waits at it.
+
+    Once it is open, a busy machine has all the time it needs.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+        self._monkeypatch = monkeypatch
         self.reached = threading.Event()
         self._open = threading.Event()
         through: Callable[..., object] = getattr(owner, name)
@@ -75,6 +82,7 @@ class Gateway:
         monkeypatch.setattr(owner, name, held)
 
     def open(self) -> None:
+        self._monkeypatch.setattr(front, "PATIENCE_S", 60.0)
         self._open.set()
 
     async def wait(self) -> None:
@@ -112,6 +120,110 @@ async def test_a_scan_that_nobody_waits_for_any_more_is_written_all_the_same(sto
     gateway.open()
     await store.health()
     assert reasons_on_disk(tmp_path) == ["valid"]
+
+
+# ---- a disk that hangs
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the disk for longer than this."""
+    monkeypatch.setattr(front, "PATIENCE_S", 0.02)
+
+
+RULES = (DeskRules(), DeskRules(admit_undurable=False))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_while_a_commit_hangs_guests_are_admitted_once_and_nothing_is_lost(
+    store, tmp_path, monkeypatch
+):
+    gateway = Gateway(monkeypatch, Journal, "write")
+    scans = [await decide(store, barcode, lane) for barcode, lane in (("T1", "A"), ("T1", "B"), ("T2", "A"))]
+    reasons = [decided.verdict.reason for decided in scans]
+    assert reasons == [Reason.VALID, Reason.ALREADY_SCANNED, Reason.VALID]
+    assert [decided.seq for decided in scans] == [None, None, None]
+    assert store.hangs
+    gateway.open()
+    assert (await store.health()).undurable == 0
+    assert reasons_on_disk(tmp_path) == ["valid", "already_scanned", "valid"]
+    assert (await decide(store, "T2")).verdict.reason is Reason.ALREADY_SCANNED
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_gate_told_to_deny_spends_no_ticket_of_a_guest_whom_a_hanging_commit_kept_out(
+    tmp_path, monkeypatch
+):
+    store = await opened(tmp_path, DeskRules(admit_undurable=False))
+    await load(store, ticket("T1"), ticket("T2"))
+    gateway = Gateway(monkeypatch, Journal, "write")
+    reasons = [(await decide(store, barcode)).verdict.reason for barcode in ("T1", "T2")]
+    assert reasons == [Reason.FAULT, Reason.FAULT]
+    gateway.open()
+    await store.health()
+    assert await upload(store) == ()
+    assert [(await decide(store, barcode)).verdict.reason for barcode in ("T1", "T2")] == [Reason.VALID] * 2
+    assert len(await upload(store)) == 2
+    await store.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_scan_does_not_wait_for_a_download_that_hangs(store, monkeypatch):
+    gateway = Gateway(monkeypatch, Mirror, "put")
+    download = asyncio.ensure_future(load(store, ticket("T3")))
+    await gateway.wait()
+    assert [(await decide(store, barcode)).verdict.reason for barcode in ("T1", "T1")] == [
+        Reason.VALID,
+        Reason.ALREADY_SCANNED,
+    ]
+    gateway.open()
+    await download
+    assert (await decide(store)).verdict.reason is Reason.ALREADY_SCANNED
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_where_even_reading_hangs_the_answer_is_an_error_and_what_comes_late_takes_nothing(
+    store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(front, "GIVE_UP_S", 0.02)
+    gateway = Gateway(monkeypatch, Mirror, "find")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="does not answer"):
+            await decide(store)
+    with pytest.raises(StoreError):
+        await store.decide(scan("T2"), ASK_ALL)
+    gateway.open()
+    async with asyncio.timeout(5):
+        while (await decide(store)).verdict.reason is not Reason.VALID:
+            await store.health()
+    assert isinstance(await store.decide(scan("T2"), ASK_ALL), Ask)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("rules", RULES)
+async def test_what_the_server_admitted_is_admitted_while_the_disk_hangs(tmp_path, monkeypatch, rules):
+    store = await opened(tmp_path, rules)
+    await load(store, ticket("T1"))
+    ask = await store.decide(scan("T1", moment(time.monotonic())), ASK_ALL)
+    assert isinstance(ask, Ask)
+    gateway = Gateway(monkeypatch, Journal, "write")
+    reply = Reply(admit(100, Reason.VALID), Origin.DIRECT, answered=time.monotonic())
+    assert (await store.settle(ask, reply)).verdict.reason is Reason.VALID
+    gateway.open()
+    await store.health()
+    assert (await decide(store)).verdict.reason is Reason.ALREADY_SCANNED
+    await store.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stop_does_not_wait_for_a_disk_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(gated.store, "_CLOSE_S", 0.05)
+    store = await opened(tmp_path)
+    gateway = Gateway(monkeypatch, Journal, "write")
+    await decide(store)
+    async with asyncio.timeout(2):
+        await store.close()
+    gateway.open()
 
 
 # ---- one thread for all
@@ -223,6 +335,105 @@ async def test_a_full_disk_is_answered_as_the_config_says(tmp_path, monkeypatch,
     await store.close()
 
 
+class Disk:
+    """Is full until it is mended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        written_by = ((Journal, "write"), (Outbox, "recover"), (Outbox, "freeze"), (Outbox, "acknowledge"))
+        self._methods = [(owner, name, getattr(owner, name)) for owner, name in written_by]
+        for owner, name in written_by:
+            monkeypatch.setattr(owner, name, full_disk)
+
+    def mend(self) -> None:
+        """There is room again."""
+        for owner, name, method in self._methods:
+            self._patch.setattr(owner, name, method)
+
+
+async def opened_on_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, Disk]:
+    """A store on which two guests were admitted and one was not, all of them in memory alone."""
+    store = await opened(folder)
+    await load(store, ticket("T1"), ticket("T2"))
+    disk = Disk(monkeypatch)
+    for barcode in ("T1", "T2", "T1"):
+        await decide(store, barcode)
+    return store, disk
+
+
+def sent(rows: tuple[Row, ...]) -> list[tuple[str, int]]:
+    return [(row.barcode_id, row.status_code) for row in rows]
+
+
+async def test_while_the_disk_fails_scans_go_up_from_memory_and_are_not_sent_again(tmp_path, monkeypatch):
+    store, disk = await opened_on_a_full_disk(tmp_path, monkeypatch)
+    assert sent(await upload(store)) == [("T1", 100), ("T2", 100)]
+    assert sent(await upload(store)) == [("T1", 50)]
+    assert await upload(store) == ()
+    disk.mend()
+    assert (await store.health()).undurable == 0
+    assert reasons_on_disk(tmp_path) == ["valid", "valid", "already_scanned"]
+    assert await upload(store) == ()
+    assert (await store.state()).outbox.check_ins == 0
+    await store.close()
+
+
+async def test_what_did_not_arrive_from_memory_goes_again_as_it_was_from_memory_and_from_disk(
+    tmp_path, monkeypatch
+):
+    store, disk = await opened_on_a_full_disk(tmp_path, monkeypatch)
+    at = moment(time.monotonic())
+    times = []
+    for _ in range(2):
+        rows = await store.freeze(50, at)
+        times.append([row.checked_in_time for row in rows])
+        await store.keep(rows)
+    disk.mend()
+    rows = await store.freeze(50, moment(time.monotonic() + 60))
+    times.append([row.checked_in_time for row in rows])
+    assert times[0] == times[1] == times[2]
+    assert all(row.seq > 0 for row in rows)
+    await store.close()
+
+
+async def test_what_arrives_after_it_has_come_to_the_disk_is_not_sent_again(tmp_path, monkeypatch):
+    store, disk = await opened_on_a_full_disk(tmp_path, monkeypatch)
+    rows = await store.freeze(50, moment(time.monotonic()))
+    disk.mend()
+    assert (await store.health()).undurable == 0
+    await store.acknowledge(rows, time.monotonic())
+    assert sent(await upload(store)) == [("T1", 50)]
+    await store.close()
+
+
+async def test_what_was_lost_on_its_way_from_memory_waits_for_a_download_to_tell(tmp_path, monkeypatch):
+    store, disk = await opened_on_a_full_disk(tmp_path, monkeypatch)
+    rows = await store.freeze(50, moment(time.monotonic()))
+    await store.lose(rows, time.monotonic())
+    assert sent(await upload(store)) == [("T1", 50)]
+    disk.mend()
+    assert (await store.health()).undurable == 0
+    assert await upload(store) == ()
+    arrived = datetime.fromtimestamp(rows[0].checked_in_time, UTC)
+    await load(store, ticket("T1", remaining=0, checked_in=1, last_checked_in=arrived), ticket("T2"))
+    counts = await store.settle_lost(time.monotonic() + 1)
+    assert (counts[Lost.RECORDED], counts[Lost.AGAIN]) == (1, 1)
+    assert sent(await upload(store)) == [("T2", 100)]
+    await store.close()
+
+
+async def test_a_row_that_is_parked_in_memory_is_parked_on_disk(tmp_path, monkeypatch):
+    store, disk = await opened_on_a_full_disk(tmp_path, monkeypatch)
+    rows = await store.freeze(50, moment(time.monotonic()))
+    await store.park(rows[:1], "refused")
+    await store.acknowledge(rows[1:], time.monotonic())
+    assert sent(await upload(store)) == [("T1", 50)]
+    disk.mend()
+    await store.health()
+    assert [row.parked for row in await store.outbox_rows(0, 9)] == ["refused"]
+    await store.close()
+
+
 async def test_what_waits_in_memory_is_written_at_the_end(tmp_path, monkeypatch):
     store = await opened(tmp_path)
     await load(store, ticket())
@@ -284,6 +495,24 @@ async def test_the_services_types_outlive_a_restart_without_a_network(tmp_path):
     await again.close()
 
 
+async def test_a_mirror_that_is_damaged_while_it_is_used_is_begun_anew_with_the_scan_that_finds_it(tmp_path):
+    store = await opened(tmp_path)
+    await load(store, *(ticket(f"T{number}") for number in range(1000)))
+    await store.upkeep()
+    await store._writer.do(lambda: store._files.mirror.execute("PRAGMA shrink_memory").fetchall())
+    size = (tmp_path / "mirror.db").stat().st_size
+    with (tmp_path / "mirror.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+    reasons = {(await decide(store, f"T{number}")).verdict.reason for number in range(1000)}
+    assert Reason.NOT_READY in reasons
+    assert store.mirrors_renewed == 1
+    await load(store, ticket("new"))
+    assert (await decide(store, "new")).verdict.reason is Reason.VALID
+    assert (await store.state()).service == "S1"
+    await store.close()
+
+
 async def test_a_mirror_that_is_damaged_is_begun_anew_and_the_journal_still_counts(tmp_path):
     store = await opened(tmp_path)
     await load(store, ticket())
@@ -295,13 +524,6 @@ async def test_a_mirror_that_is_damaged_is_begun_anew_and_the_journal_still_coun
     await load(again, ticket())
     assert (await decide(again)).verdict.reason is Reason.ALREADY_SCANNED
     await again.close()
-
-
-async def test_a_journal_that_is_damaged_stops_the_start_with_a_hint(tmp_path):
-    (tmp_path / "journal.db").write_bytes(b"no database" * 500)
-    with pytest.raises(StoreError) as stopped:
-        Store(tmp_path, DeskRules())
-    assert "move it away" in stopped.value.hint
 
 
 async def test_a_state_folder_that_can_not_be_made_is_a_store_error(tmp_path):

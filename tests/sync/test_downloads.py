@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,8 @@ from gated.api.simulator import Event, Fault, Habits, Simulator
 from gated.api.simulator import Ticket as ServerTicket
 from gated.core.outbox import Lost
 from gated.core.verdict import Reason
-from gated.errors import ApiAnswerLost, ApiBadAnswer, DownloadUnstable
+from gated.errors import ApiAnswerLost, ApiBadAnswer, DownloadUnstable, StoreError
+from gated.store import Double
 from gated.sync.downloads import Progress
 from tests.sync.conftest import Open, Serve
 from tests.sync.rig import Gate, Setup, event, failing
@@ -111,6 +113,39 @@ async def test_while_downloads_are_paused_nothing_comes_down(serve: Serve, open_
         await asyncio.sleep(0.01)
         assert server.requests["services"] == 0
     assert await waiting == 1
+
+
+async def test_the_next_page_is_fetched_while_one_is_written(serve: Serve, open_gate: Open) -> None:
+    gate = await open_gate(serve(event(plain=5)), BY_TWO)
+    put, asked = gate.store.put, []
+
+    async def slowly(*args: Any, **kwargs: Any) -> tuple[Double, ...]:
+        async with asyncio.timeout(5):
+            while gate.server.requests["barcodes"] < min(len(asked) + 2, 3):
+                await asyncio.sleep(0)
+        asked.append(gate.server.requests["barcodes"])
+        return await put(*args, **kwargs)
+
+    gate.store.put = slowly  # type: ignore[method-assign]
+    assert await gate.downloads.full() == 5
+    assert asked == [2, 3, 3]
+
+
+async def test_a_page_that_can_not_be_written_ends_the_download_and_the_next_try_is_good(
+    serve: Serve, open_gate: Open
+) -> None:
+    gate = await open_gate(serve(event(plain=5)), BY_TWO)
+    put = gate.store.put
+
+    async def failing_once(*args: Any, **kwargs: Any) -> tuple[Double, ...]:
+        gate.store.put = put  # type: ignore[method-assign]
+        raise StoreError("database: the disk is full")
+
+    gate.store.put = failing_once  # type: ignore[method-assign]
+    with pytest.raises(StoreError):
+        await gate.downloads.full()
+    assert await gate.downloads.full() == 5
+    await gate.admit("T1", "T5")
 
 
 # Rows that slip between pages

@@ -1,5 +1,7 @@
 """The link: which service, whose time, what is alarmed, and whether the API is thought to answer."""
 
+import asyncio
+
 import pytest
 
 from gated.api.simulator import Event, Fault, Habits, Service
@@ -88,6 +90,7 @@ async def test_every_answer_teaches_the_time_of_the_server(serve: Serve, open_ga
     [
         (Habits(user_active=False), "user_inactive"),
         (Habits(permissions=("checkout", "lookup")), "permissions_lacking"),
+        (Habits(two_users=True), "user_doubtful"),
     ],
 )
 async def test_what_is_wrong_with_the_user_is_alarmed_while_it_holds_and_refuses_nobody(
@@ -117,6 +120,33 @@ async def test_a_change_of_the_services_setup_is_alarmed(serve: Serve, open_gate
     server.event.service.setup = 3
     await gate.link.connect()
     assert gate.link.alarms["service_setup_changed"] == {"setup": "3"}
+
+
+async def test_an_alarm_is_journalled_once_and_outlives_a_restart(serve: Serve, open_gate: Open) -> None:
+    gate = await open_gate(serve(event(plain=1)))
+    for scans in (1, 1, 2):
+        gate.link.alarm("parked", scans=scans, hint="gated outbox list")
+    await asyncio.wait(gate.link._journalling)
+    await gate.close()
+    assert gate.journal("SELECT kind, lane, what, why FROM occurrence ORDER BY seq") == [
+        ("alarm", None, "parked", f"scans: {scans}, hint: gated outbox list") for scans in (1, 2)
+    ]
+
+
+async def test_an_alarm_that_cant_be_journalled_is_still_told(serve: Serve, open_gate: Open) -> None:
+    gate = await open_gate(serve(event(plain=1)))
+    await gate.close()
+    gate.link.alarm("parked", scans=1)
+    await asyncio.wait(gate.link._journalling)
+    assert gate.link.alarms == {"parked": {"scans": 1}}
+
+
+async def test_an_odd_answer_to_a_single_scan_is_alarmed(serve: Serve, open_gate: Open) -> None:
+    gate = await open_gate(serve(event(plain=1), Habits(answer_code=110, answer_text="for T1: well")))
+    await gate.downloads.full()
+    await gate.scan("T1", direct=True)
+    alarm = gate.link.alarms["answer_odd"]
+    assert (alarm["code"], alarm["said"], alarm["tickets"]) == (110, "for …: well", 1)
 
 
 async def test_a_probe_says_that_the_api_answers_again(serve: Serve, open_gate: Open) -> None:

@@ -1,13 +1,19 @@
 """A server that is not ours: where the API's document is silent, a gate has to work with every choice."""
 
+from datetime import UTC
+
 import pytest
+from msgspec.structs import replace
 
 from gated.api.simulator import AnsweredRows, Fault, Habits, Refusals, Times
 from gated.api.simulator import Ticket as ServerTicket
-from gated.core.verdict import Origin, Reason
+from gated.core.explain import lines_of
+from gated.core.scan import Direction, LaneName
+from gated.core.verdict import Origin, Reason, deny
 from gated.errors import DownloadUnstable
+from gated.store import Place, Terms
 from tests.sync.conftest import Open, Serve
-from tests.sync.rig import EXIT, Gate, event, failing
+from tests.sync.rig import ENTRY, EXIT, Gate, event, failing
 
 DAY = 86_400.0
 
@@ -58,19 +64,39 @@ async def test_a_day_goes_well_whatever_the_servers_habits(
     }
 
 
-async def test_the_number_of_an_order_opens_nothing_though_the_server_checks_all_its_tickets_in(
+async def test_the_number_of_an_order_not_known_yet_opens_nothing_though_its_tickets_are_checked_in(
     serve: Serve, open_gate: Open
 ) -> None:
-    tickets = [ServerTicket(f"G{number}", batch_id="ORDER") for number in (1, 2)]
-    gate = await ready(serve, open_gate, *tickets, habits=Habits(orders_check_in=True))
+    gate = await ready(serve, open_gate, habits=Habits(orders_check_in=True))
+    for number in (1, 2):
+        gate.server.event.add_ticket(ServerTicket(f"G{number}", batch_id="ORDER"))
     decided = await gate.scan("ORDER")
     assert (decided.verdict.admitted, decided.verdict.reason) == (False, Reason.REFUSED)
+    assert gate.link.alarms["answer_odd"]["tickets"] == 2
 
 
 @pytest.mark.parametrize("direct", [False, True])
-async def test_the_number_of_an_order_is_unknown(serve: Serve, open_gate: Open, direct: bool) -> None:
-    gate = await ready(serve, open_gate, ServerTicket("G1", batch_id="ORDER"))
-    assert (await gate.scan("ORDER", direct=direct)).verdict.code == 40
+@pytest.mark.parametrize(("direction", "code"), [(ENTRY, 40), (EXIT, 230)])
+async def test_the_server_is_never_asked_about_the_number_of_an_order(
+    serve: Serve, open_gate: Open, direct: bool, direction: Direction, code: int
+) -> None:
+    tickets = [ServerTicket(f"G{number}", batch_id="ORDER") for number in (1, 2)]
+    gate = await ready(serve, open_gate, *tickets, habits=Habits(orders_check_in=True))
+    decided = await gate.scan("ORDER", direct=direct, direction=direction)
+    assert decided.verdict == deny(code, Reason.ORDER)
+    assert gate.server.requests["checkin"] + gate.server.requests["checkout"] == 0
+    known = await gate.store.explain(
+        "ORDER", [Place((LaneName("in"),), direction, Terms())], gate.clock.now()
+    )
+    assert "the number of an order" in lines_of(known, UTC)[0]
+    await gate.admit("G1", "G2")
+
+
+async def test_a_ticket_whose_barcode_is_the_number_of_its_order_is_a_ticket(
+    serve: Serve, open_gate: Open
+) -> None:
+    gate = await ready(serve, open_gate, ServerTicket("SAME", batch_id="SAME"))
+    await gate.admit("SAME")
 
 
 async def test_capitals_make_another_barcode(serve: Serve, open_gate: Open) -> None:
@@ -108,6 +134,21 @@ async def test_a_ticket_that_is_listed_twice_admits_once_and_is_no_reason_to_rem
     await gate.downloads.full()
     await gate.admit("T1", "T2", "T3")
     assert (await gate.scan("T1")).verdict.code == 50
+
+
+async def test_of_a_ticket_that_is_listed_with_two_faces_the_stricter_counts_and_it_is_alarmed(
+    serve: Serve, open_gate: Open
+) -> None:
+    server = serve(event(plain=3))
+    listed = server.event._order
+    listed.insert(0, replace(listed[0], is_canceled=1))
+    gate = await open_gate(server)
+    for _ in range(2):
+        assert isinstance(await failing(gate.downloads.full), DownloadUnstable)
+        assert gate.link.alarms["bad_rows"]["odd"] == 1
+    await gate.downloads.full()
+    assert (await gate.scan("T1")).verdict.reason is Reason.CANCELED
+    await gate.admit("T2", "T3")
 
 
 async def test_tickets_come_down_while_scans_do_not_go_up(serve: Serve, open_gate: Open) -> None:

@@ -165,7 +165,11 @@ class Answers:
         if self.habits.second_login_revokes:
             self.tokens.revoke_all()
         token = self.tokens.issue(
-            USER_UUID, active=self.habits.user_active, now=self.now(), life_s=self.habits.token_life_s
+            USER_UUID,
+            active=self.habits.user_active,
+            now=self.now(),
+            life_s=self.habits.token_life_s,
+            other_uuid="another" if self.habits.two_users else "",
         )
         return self._written(200, {"login": {"message": "Successfully authenticated", "token": token}})
 

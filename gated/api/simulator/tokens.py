@@ -20,8 +20,8 @@ class Tokens:
         self._lock = threading.Lock()
         self._expiries: dict[str, float] = {}
 
-    def issue(self, user_uuid: str, *, active: bool, now: float, life_s: float) -> str:
-        """A new token for a scan user; ``now`` is epoch seconds."""
+    def issue(self, user_uuid: str, *, active: bool, now: float, life_s: float, other_uuid: str = "") -> str:
+        """A new token for a scan user; ``now`` is epoch seconds. ``other_uuid``, if any, is its second id."""
         expires = int(now + life_s)
         payload = {
             "iss": "https://simulator.invalid",
@@ -29,7 +29,7 @@ class Tokens:
             "iat": int(now),
             "exp": expires,
             "jti": secrets.token_hex(8),  # not in the document; two logins in one second must differ
-            "user": {"uuid": user_uuid, "active": active},
+            "user": {"uuid": other_uuid or user_uuid, "active": active},
         }
         signed = f"{_segment({'typ': 'JWT', 'alg': 'HS512'})}.{_segment(payload)}"
         signature = hmac.digest(self._key, signed.encode(), hashlib.sha512)

@@ -68,6 +68,7 @@ class Habits:
     expired_token_as_400: bool = False
     second_login_revokes: bool = False
     user_active: bool = True
+    two_users: bool = False  # the token's sub and its user.uuid are not the same
     service_missing: bool = False
     permissions: tuple[str, ...] | None = ("checkin", "checkout", "lookup")  # None: the key is missing
     # Lists

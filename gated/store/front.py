@@ -1,0 +1,86 @@
+"""Where scans are handed in: each is answered within about two seconds, whatever the disk does.
+
+A scan that the first desk has not answered in time is answered beside it, by a second desk on a thread of its
+own, from what can be read and what is in memory; the lane then follows ``[disk] on_failure``. While the disk
+holds the first desk up, scans go to the second at once. Where even reading hangs, the answer is an error.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from gated.core.scan import Scan
+from gated.errors import StoreError
+from gated.store.desk import Ask, Decided, Desk
+from gated.store.writer import Piece, Writer
+
+T = TypeVar("T")
+
+# How long a scan waits for the disk: a commit over 1 s is a state of the lane. Then for the second desk.
+PATIENCE_S = 1.0
+GIVE_UP_S = 1.0
+
+
+class Front:
+    """Hands scans to the first desk, and to the second where the first is held up."""
+
+    def __init__(self, writer: Writer, first: Desk, second: Desk) -> None:
+        self._writer = writer
+        self._first = first
+        self._second = second
+        self._beside = Writer("store beside")
+
+    def start(self) -> None:
+        """Starts the second desk's thread."""
+        self._beside.start()
+
+    async def close(self, *, within_s: float) -> bool:
+        """Ends the second desk's thread; False if that takes longer."""
+        return await self._beside.close(within_s=within_s)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the second desk's thread runs."""
+        return self._beside.alive
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the disk holds the first desk up."""
+        return self._writer.busy_s > PATIENCE_S
+
+    def do(self, scan: Scan, step: Callable[[Desk], T]) -> Piece[T]:
+        """Hands in a step of a scan. Its error is StoreError where neither desk can answer."""
+        if self.hangs:
+            piece = self._beside.do(partial(step, self._second))
+            self._wait(piece, GIVE_UP_S, self._give_up, piece)
+        else:
+            piece = self._writer.do(partial(step, self._first), urgent=True)
+            self._wait(piece, PATIENCE_S, self._overdue, piece, scan, step)
+        piece.late = self._take_back
+        return piece
+
+    def _wait(self, piece: Piece[Any], seconds: float, then: Callable[..., None], *about: object) -> None:
+        piece.timer = asyncio.get_running_loop().call_later(seconds, then, *about)
+
+    def _overdue(self, piece: Piece[T], scan: Scan, step: Callable[[Desk], T]) -> None:
+        """The second desk takes a step that the first has not begun; or the decision that it can't write."""
+        if piece.take():
+            self._beside.do(partial(step, self._second)).then(piece.settle)
+        else:
+            self._beside.do(partial(self._second.overtake, scan.id)).then(
+                lambda decided: None if decided is None else piece.settle(decided)  # type: ignore[arg-type]
+            )
+        self._wait(piece, GIVE_UP_S, self._give_up, piece)
+
+    def _give_up(self, piece: Piece[Any]) -> None:
+        piece.settle(StoreError("the disk does not answer", hint="Look at the gate's card or disk."))
+
+    def _take_back(self, told: object, outcome: object) -> None:
+        """What comes after we gave up must not count: nobody was let in."""
+        if not isinstance(told, StoreError):
+            return
+        if isinstance(outcome, Ask):
+            self._beside.do(partial(self._second.let_go, outcome))
+        elif isinstance(outcome, Decided) and outcome.verdict.admitted:
+            self._beside.do(partial(self._second.disown, outcome))
