@@ -3,18 +3,25 @@
 - The device is grabbed before it is first read, or not read at all: else a visitor's barcode is typed into
   the console as well.
 - It is looked for by the configured name every second; by-id and by-path names are resolved at each opening.
+- The kernel keeps 64 events for a reader. All but keys are masked, so that more of them fit in while the loop
+  is held up.
 - When the kernel ran out of room (SYN_DROPPED), all up to and including the next SYN_REPORT is stale and the
   barcode under way is discarded.
 
 python-evdev is imported only when a scanner is opened, since it is not there on every machine. Used is what
 1.6.1 has; its asynchronous reading loses events when cancelled, so the loop watches the descriptor instead.
-Facts: linux/input-event-codes.h, the kernel's event-codes document, python-evdev's source.
+Facts: linux/input.h, input-event-codes.h, the kernel's event-codes document and evdev.c, python-evdev's
+source.
 """
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import os
+import struct
 import time
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -28,6 +35,11 @@ EV_SYN = 0
 EV_KEY = 1
 SYN_REPORT = 0
 SYN_DROPPED = 3
+
+# _IOW('E', 0x93, struct input_mask): a type of events, where 0 stands for the types themselves; the bytes of
+# the bitmap of what is wanted of it, whole longs; its address.
+EVIOCSMASK = 1 << 30 | 16 << 16 | ord("E") << 8 | 0x93
+_INPUT_MASK = struct.Struct("=IIQ")
 
 # What any scanner that types has; its volume or power node has not.
 NEEDED_KEYS = frozenset(range(2, 12)) | {KEY_ENTER}  # KEY_1 to KEY_0, and Enter
@@ -71,7 +83,20 @@ def open_evdev(path: str) -> InputDevice:
     except ImportError as error:
         raise ScannerError("python-evdev is not installed", hint="apt install python3-evdev") from error
     device: InputDevice = evdev.InputDevice(path)
+    # In Linux since 4.4. Where it is refused the scanner can be read all the same.
+    with contextlib.suppress(OSError):
+        want_keys_only(device.fd)
     return device
+
+
+def want_keys_only(fd: int) -> None:
+    """Has the kernel keep no event but keys for that reader. Raises OSError.
+
+    A keyboard sends the scan code (MSC_SCAN) with each key as well: a third of all that would be kept.
+    """
+    wanted = array("Q", [1 << EV_SYN | 1 << EV_KEY])
+    address, count = wanted.buffer_info()
+    fcntl.ioctl(fd, EVIOCSMASK, _INPUT_MASK.pack(EV_SYN, count * wanted.itemsize, address))
 
 
 class HidScanner:

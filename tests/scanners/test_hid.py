@@ -1,17 +1,20 @@
 """HID scanners over recorded events."""
 
 import asyncio
+import ctypes
 import errno
 import os
+import struct
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 
 import pytest
 
 from gated.core.barcode import KEY_LEFTSHIFT, Malformed, MalformedWhy
 from gated.scanners import ScannerState, hid
-from gated.scanners.hid import EV_SYN, SYN_DROPPED, HidScanner, InputDevice
+from gated.scanners.hid import EV_KEY, EV_SYN, SYN_DROPPED, HidScanner, InputDevice
+from tests import virtual_time
 from tests.scanners.keys import tap, typed
 from tests.scanners.worlds import FRAMING, Ear, Event, RecordedDevice, reports
 
@@ -113,6 +116,35 @@ async def test_without_evdev_the_scanner_is_lost_with_advice(monkeypatch: pytest
     assert "apt install python3-evdev" in await lost(HidScanner("hid", NAME, FRAMING))
 
 
+class Evdev:
+    """As much of python-evdev as opens a device: the file itself."""
+
+    class InputDevice:
+        def __init__(self, path: str) -> None:
+            self.fd = os.open(path, os.O_RDONLY)
+
+
+def test_the_kernel_is_asked_to_keep_nothing_but_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def ioctl(fd: int, number: int, mask: bytes) -> None:
+        assert number == 0x40104593  # EVIOCSMASK, as a C compiler makes it of linux/input.h
+        kind, size, address = struct.unpack("=IIQ", mask)
+        asked.append((kind, size, int.from_bytes(ctypes.string_at(address, size), "little")))
+
+    monkeypatch.setitem(sys.modules, "evdev", Evdev)
+    monkeypatch.setattr("gated.scanners.hid.fcntl.ioctl", ioctl)
+    device = hid.open_evdev(os.devnull)
+    assert asked == [(0, 8, 1 << EV_SYN | 1 << EV_KEY)]
+    os.close(device.fd)
+
+
+def test_a_kernel_that_can_not_mask_is_no_reason_not_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "evdev", Evdev)
+    device = hid.open_evdev(os.devnull)  # which refuses every ioctl
+    os.close(device.fd)
+
+
 async def test_an_unplugged_device_is_closed(device: RecordedDevice, ear: Ear) -> None:
     device.pull()
     assert await ear.news() == (ScannerState.LOST, f"{NAME}: unplugged")
@@ -161,12 +193,21 @@ async def test_a_partial_barcode_is_dropped_after_the_character_time_out(
     assert await ear.barcode() == "DEF"
 
 
-async def test_a_loop_that_was_held_up_does_not_cut_a_barcode_in_two(
-    device: RecordedDevice, ear: Ear
-) -> None:
-    events = reports(typed("ABCDEF"))
-    device.play(events[:8])
-    await asyncio.sleep(0.001)
-    device.play(events[8:])
-    time.sleep(1.5 * FRAMING.character_timeout.total_seconds())
-    assert await ear.barcode() == "ABCDEF"
+def test_a_loop_that_was_held_up_does_not_cut_a_barcode_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act() -> None:
+        monkeypatch.setattr(hid, "time", SimpleNamespace(monotonic=virtual_time.loop().time))
+        device, ear = RecordedDevice(), Ear()
+        scanner = HidScanner("hid", NAME, FRAMING, lambda _: device)
+        ear.listen(scanner)
+        assert await ear.state() is ScannerState.READING
+        events = reports(typed("ABCDEF"))
+        device.play(events[:8])
+        await asyncio.sleep(0.001)
+        device.play(events[8:16])
+        virtual_time.loop().block(1.5 * FRAMING.character_timeout.total_seconds())
+        await asyncio.sleep(0.001)
+        device.play(events[16:])
+        assert await ear.barcode() == "ABCDEF"
+        await scanner.close()
+
+    virtual_time.run(act())

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.vm.conftest import CYCLES
-
 pytestmark = pytest.mark.vm
 
 Facts = Callable[[str], dict[str, Any]]
@@ -20,8 +18,7 @@ PINS = {"entry": 17, "exit": 22}
 RELEASES = set(PINS)  # the entry's relay is active-high, the exit's active-low
 PULSE_S = 2.0  # in guest/gated.toml
 SOON_S = 2.0  # from the last key of a barcode to the release, emulated
-SAFE_S = 10.0  # from a kill to a safe line, emulated on a busy host; about 1 on an idle one
-WATCHDOG_S = 5.0  # in guest/endings.py
+SAFE_S = 30.0  # from a kill to a safe line, emulated on a busy host; about 1 on an idle one
 
 
 # Installing
@@ -205,6 +202,16 @@ def test_a_hung_gate_is_restarted_by_the_watchdog(fact: Facts) -> None:
     assert not RELEASES & set(fact("hang")["energised"])
 
 
+def test_a_start_that_hangs_is_ended_before_a_minute_is_over_and_says_where_it_hung(fact: Facts) -> None:
+    """The time-out of the test is shorter than the unit's, which an emulated start may need."""
+    assert fact("start")["time_out"] == "45s"
+    hung = fact("hang_in_a_start")
+    assert not hung["ready_before"]
+    assert hung["gone_after_s"] < 60
+    assert hung["stacks"]
+    assert hung["then"]["scan"]["code"] == 100
+
+
 def test_a_scanner_that_was_unplugged_works_again(fact: Facts) -> None:
     unplugged = fact("unplug")
     assert unplugged["same_process"]
@@ -233,8 +240,9 @@ def test_a_bad_config_is_refused_with_all_its_mistakes_and_not_tried_again(fact:
 
 
 def test_no_barrier_was_released_without_a_reason(fact: Facts) -> None:
-    # 1 valid, 1 operator; stop, restart and SIGKILL end 1 each, 1 follows each; 1 after the cable; 1 alone.
-    assert fact("day")["entry_releases"] == 10
+    # 1 valid, 1 operator; stop, restart and SIGKILL end 1 each, 1 follows each; 1 after a start that hung;
+    # 1 after the cable; 1 alone.
+    assert fact("day")["entry_releases"] == 11
     assert fact("day")["energised"] == []
 
 
@@ -265,75 +273,3 @@ def test_a_kernel_that_does_not_say_what_becomes_of_outputs_is_warned_of(fact: F
     [warned] = fact("start")["outputs_outlive_gated"]
     assert warned["kernel"] == "unknown"
     assert "strict_gpiod" in warned["hint"]
-
-
-SCANNERS = ["entry", "exit"]
-
-
-@pytest.mark.parametrize("lane", SCANNERS)
-def test_a_scanner_that_is_taken_away_from_a_ready_lane_releases_nothing(fact: Facts, lane: str) -> None:
-    assert fact("detach")[f"{lane}, ready"]["edges"] == []
-
-
-def test_a_scanner_that_is_taken_away_leaves_a_standing_grant_its_pulse(fact: Facts) -> None:
-    granted = fact("detach")["entry, granted"]
-    [(began, *_), (ended, *_)] = granted["edges"]
-    assert [edge[1:] for edge in granted["edges"]] == [["entry", True], ["entry", False]]
-    assert ended - began == pytest.approx(PULSE_S, abs=0.3)
-    assert granted["lost_after_s"] < ended
-
-
-@pytest.mark.parametrize("state", ["granted", "denied"])
-def test_an_exit_that_becomes_free_in_a_pulse_releases_no_second_time(fact: Facts, state: str) -> None:
-    """An exit that opens always releases for a denial too; when it becomes ``free`` the pulse is ended."""
-    edges = fact("detach")[f"exit, {state}"]["edges"]
-    assert [edge[1:] for edge in edges] == [["exit", True], ["exit", False]]
-    assert edges[1][0] - edges[0][0] < PULSE_S + 0.3
-
-
-def test_a_scanner_that_is_taken_away_from_a_denied_lane_releases_nothing(fact: Facts) -> None:
-    denied = fact("detach")["entry, denied"]
-    assert denied["reason"] == "unknown"
-    assert denied["edges"] == []
-
-
-def test_the_gate_goes_on_whatever_scanner_is_taken_away(fact: Facts) -> None:
-    assert fact("detach")["same_process"]
-    assert fact("detach")["then"]["releases"] == 1
-
-
-def cycles(fact: Facts) -> list[dict[str, Any]]:
-    """Each cycle of guest/endings.py; times are seconds from the moment the gate was ended."""
-    return [fact(f"ending {number}") for number in range(CYCLES)]
-
-
-def test_every_release_had_a_guest_as_its_cause(fact: Facts) -> None:
-    """No start, stop, crash or kill releases a barrier: each cycle has the releases of its guests only."""
-    for cycle in cycles(fact):
-        released = [(at, pin) for at, pin, on in cycle["edges"] if on and pin in PINS.values()]
-        if cycle["caused_at"] is None:
-            assert released == [], cycle
-        else:
-            [(at, pin)] = released
-            assert pin == PINS[cycle["moment"]], cycle
-            assert cycle["caused_at"] <= at <= 0, cycle
-
-
-def test_however_the_gate_ended_its_outputs_were_safe_soon_after(fact: Facts) -> None:
-    """Lamps and buzzers too. One that hangs is ended by the watchdog first."""
-    for cycle in cycles(fact):
-        limit = SAFE_S + (WATCHDOG_S if cycle["end"] == "hang" else 0)
-        assert cycle["safe_at"] is not None, cycle
-        assert cycle["safe_at"] <= limit, cycle
-
-
-def test_a_stopped_gate_leaves_nothing_energised(fact: Facts) -> None:
-    assert all(cycle["energised"] == [] for cycle in cycles(fact) if cycle["end"] == "stop")
-
-
-def test_the_first_barcode_after_a_start_is_whole(fact: Facts) -> None:
-    assert [cycle for cycle in cycles(fact) if cycle["malformed"]] == []
-
-
-def test_no_output_was_ever_made_an_input(fact: Facts) -> None:
-    assert [cycle for cycle in cycles(fact) if cycle["made_inputs"]] == []

@@ -7,31 +7,49 @@ journal, what was uploaded by the server. Times are CLOCK_MONOTONIC seconds, the
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import termios
 import threading
 import time
+import traceback
 import tty
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+CONFIG = Path("/etc/gated/gated.toml")
+PASSWORD = Path("/etc/gated/api-password")
 CHIP = Path("/sys/devices/platform/gpio-sim.0")
 TRACE = Path("/sys/kernel/tracing/trace_pipe")
-UDC = Path("/sys/kernel/config/usb_gadget/scanner/UDC")
+UDC = Path("/sys/kernel/config/usb_gadget/SN1/UDC")
 KEYBOARD = Path("/dev/input/by-id/usb-Virtual_Barcode_Scanner_SN1-event-kbd")
+SECOND_KEYBOARD = Path("/dev/input/by-id/usb-Virtual_Barcode_Scanner_SN2-event-kbd")
 SERIAL = Path("/dev/serial/by-id/usb-Virtual_Barcode_Scanner_SN1-if01")
+
+# Which interface of which USB device each is; USB-IF's class codes: 03 is HID, 02 a CDC port.
+USB = Path("/sys/bus/usb/devices")
+INTERFACES = {KEYBOARD: ("SN1", "03"), SERIAL: ("SN1", "02"), SECOND_KEYBOARD: ("SN2", "03")}
+
+# The lanes of gated.toml: where each one's barcodes go, and its release.
+FIRST_HID, SECOND_HID, PORT = "/dev/hidg0", "/dev/hidg1", "/dev/ttyGS0"
+RELEASES = {"entry": 17, "exit": 22, "side": 23}
+OUTPUTS = {17: 0, 22: 1, 23: 0, 5: 0, 6: 0}  # and the level at which each is safe
 
 # USB HID Usage Tables, keyboard page: letters from 4, digits 1 to 9 from 30 with 0 at 39, Enter 40, minus 45.
 USAGES = {letter: 4 + n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
 USAGES |= {digit: 30 + n for n, digit in enumerate("1234567890")}
 USAGES |= {"\n": 40, "-": 45}
 LEFT_SHIFT = 2
-HID, CDC = 3, 2  # USB-IF class codes, of interfaces
+PATIENT = "TimeoutStartSec=300"  # the unit's own is for a Pi, not for an emulated one on a busy host
 KEY_S = 0.004  # between two reports; real scanners take 2 to 10 ms a character
 
 T = TypeVar("T")
+servers: list["Simulator"] = []
+"""The API's servers so far; the last one answers, unless it was stopped."""
+Fact = dict[str, Any]
 
 
 def run(*command: str, limit: float = 120) -> subprocess.CompletedProcess[str]:
@@ -47,6 +65,73 @@ def wait_for(what: str, look: Callable[[], T | None], within: float) -> T:
             raise TimeoutError(f"no {what} within {within} s")
         time.sleep(0.02)
     return found
+
+
+def tell(name: str, step: Callable[[], Fact], limit: int, journal: "Journal | None" = None) -> None:
+    """Prints the step's fact as one JSON object, or the error that ended it; ``limit`` is seconds."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"the step took more than {limit} s")
+
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(limit)
+    began = time.monotonic()
+    try:
+        fact = step()
+    except Exception:  # whatever it is, the steps after it are worth a try
+        fact = {"error": traceback.format_exc(), "journal": journal.texts[-20:] if journal else []}
+    finally:
+        signal.alarm(0)
+    print(json.dumps({"step": name, "seconds": round(time.monotonic() - began, 1)} | fact), flush=True)
+
+
+def change_unit(*lines: str) -> None:
+    """Until the next call these lines stand in the unit's section ``[Service]``, after its own."""
+    override = Path("/run/systemd/system/gated.service.d/test.conf")
+    override.parent.mkdir(parents=True, exist_ok=True)
+    override.write_text("\n".join(["[Service]", *lines, ""]))
+    run("systemctl", "daemon-reload")
+
+
+def set_up(tickets: int, *changes: str) -> Fact:
+    """Installs gated, starts it, and brings it the tickets of an API that is started first.
+
+    ``changes`` are lines for the unit's section ``[Service]``.
+    """
+    [wheel] = Path.cwd().glob("gated-*.whl")
+    installed = run("systemd/install.sh", str(wheel), limit=600)
+    CONFIG.write_text(Path("gated.toml").read_text())
+    PASSWORD.write_text("secret\n")
+    change_unit(PATIENT, *changes)
+    servers.append(Simulator(tickets))
+    started = run("systemctl", "start", "gated", limit=300)
+    synced = run("gated", "sync", "--full")
+    return {
+        "installed": installed.returncode,
+        "started": started.returncode,
+        "synced": synced.returncode,
+        "said": installed.stderr + started.stderr + synced.stderr,
+    }
+
+
+def ask(command: str, **arguments: str) -> list[Fact]:
+    """What the running gate answers to a command, without a second Python that takes seconds to start."""
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect("/run/gated/control.sock")
+        channel.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+        with channel.makefile() as lines:
+            answers = [json.loads(line) for line in lines]
+    if "error" in answers[-1]:
+        raise RuntimeError(f"{command}: {answers[-1]['error']}")
+    return [line["answer"] for line in answers[:-1]]
+
+
+def pull(pin: int, way: str) -> float:
+    """What the world outside does to an input, ``up`` or ``down``; returns the moment before."""
+    [line] = CHIP.glob(f"gpiochip*/sim_gpio{pin}/pull")
+    at = time.monotonic()
+    line.write_text(f"pull-{way}")
+    return at
 
 
 class Outputs:
@@ -116,21 +201,32 @@ class Outputs:
 class Scanner:
     """One USB device that types and sends. Both say when the last character of a barcode left."""
 
-    def type(self, barcode: str) -> float:
-        """As a keyboard, with Enter at the end."""
-        with open("/dev/hidg0", "wb", buffering=0) as keyboard:
-            for character in barcode + "\n":
-                shift = LEFT_SHIFT if character.isupper() else 0
-                at = time.monotonic()
-                keyboard.write(bytes([shift, 0, USAGES[character.lower()], 0, 0, 0, 0, 0]))
-                time.sleep(KEY_S)
-                keyboard.write(bytes(8))
-                time.sleep(KEY_S)
+    def read(self, lane: str, barcode: str) -> float:
+        """As that lane's scanner does."""
+        if lane == "exit":
+            return self.send(barcode)
+        return self.type(barcode, FIRST_HID if lane == "entry" else SECOND_HID)
+
+    def type(self, barcode: str, device: str = FIRST_HID, key_s: float = KEY_S) -> float:
+        """As a keyboard, with Enter at the end; half of a character takes ``key_s`` seconds."""
+        for character in barcode + "\n":
+            at = time.monotonic()
+            self.press(LEFT_SHIFT if character.isupper() else 0, USAGES[character.lower()], device, key_s)
         return at
+
+    def press(self, modifiers: int, usage: int, device: str, key_s: float = KEY_S) -> None:
+        """One key, pressed and let go with its modifiers."""
+        keyboard = os.open(device, os.O_WRONLY)
+        try:
+            for report in (bytes([modifiers, 0, usage, 0, 0, 0, 0, 0]), bytes(8)):
+                os.write(keyboard, report)
+                time.sleep(key_s)
+        finally:
+            os.close(keyboard)
 
     def send(self, barcode: str) -> float:
         """As a serial port, with a carriage return at the end."""
-        port = os.open("/dev/ttyGS0", os.O_RDWR | os.O_NOCTTY)
+        port = os.open(PORT, os.O_RDWR | os.O_NOCTTY)
         try:
             tty.setraw(port, termios.TCSANOW)
             at = time.monotonic()
@@ -140,24 +236,23 @@ class Scanner:
             os.close(port)
         return at
 
-    def detach(self, usb_class: int) -> None:
-        """Takes one of the two away from the bus, and leaves the other: 3 what types, 2 what sends."""
-        interface = self._interface(usb_class)
-        (interface / "authorized").write_text("0")
-        device = KEYBOARD if usb_class == HID else SERIAL
+    def detach(self, device: Path) -> None:
+        """Takes one of them away from the bus."""
+        self._authorise(device, "0")
         wait_for("detached scanner", lambda: not device.exists(), within=20)
 
-    def attach(self, usb_class: int) -> None:
+    def attach(self, device: Path) -> None:
         """Brings it back."""
-        interface = self._interface(usb_class)
-        (interface / "authorized").write_text("1")
+        interface = self._authorise(device, "1")
         Path("/sys/bus/usb/drivers_probe").write_text(interface.name)
-        device = KEYBOARD if usb_class == HID else SERIAL
         wait_for("attached scanner", device.exists, within=20)
 
-    def _interface(self, usb_class: int) -> Path:
-        classes = Path("/sys/bus/usb/devices").glob("*:*/bInterfaceClass")
-        [found] = [path.parent for path in classes if int(path.read_text(), 16) == usb_class]
+    def _authorise(self, device: Path, yes: str) -> Path:
+        serial, usb_class = INTERFACES[device]
+        [usb] = (path.parent for path in USB.glob("*/serial") if path.read_text().strip() == serial)
+        classes = usb.glob("*:*/bInterfaceClass")
+        [found] = (path.parent for path in classes if path.read_text().strip() == usb_class)
+        (found / "authorized").write_text(yes)
         return found
 
     def unplug(self) -> None:
@@ -172,7 +267,7 @@ class Scanner:
 
 
 class Journal:
-    """What gated logged, as it logs it: each entry is the event's JSON, with ``at`` added."""
+    """What gated logged, as it logs it: each entry is the event's JSON, with ``at`` and ``pid`` added."""
 
     def __init__(self, unit: str) -> None:
         self.events: list[dict[str, Any]] = []
@@ -192,7 +287,8 @@ class Journal:
             except (TypeError, ValueError):
                 continue
             if isinstance(event, dict):
-                self.events.append(event | {"at": int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6})
+                at = int(entry["__MONOTONIC_TIMESTAMP"]) / 1e6
+                self.events.append(event | {"at": at, "pid": int(entry["_PID"])})
 
     def since(self, moment: float, event: str, **fields: str) -> list[dict[str, Any]]:
         """The events of that name, and of those fields, from that moment on."""
@@ -214,6 +310,7 @@ class Simulator:
         command = "/opt/gated/bin/python -m gated.api.simulator --host 127.0.0.1 --port 8081"
         command += f" --username gate --password secret --tickets {tickets}"
         self._process = subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
         assert self._process.stdout is not None
         self.banner = self._process.stdout.readline().strip()
         # What it says of each request is not of interest, and a full pipe would stop it.
@@ -258,7 +355,7 @@ class Unit:
             return False
         return any(os.path.realpath(file) == node for file in files)
 
-    def is_active(self, unlike: int) -> bool:
-        """Whether a process other than that one has said that it is ready."""
-        shown = run("systemctl", "show", "--property", "ActiveState,MainPID", self.name).stdout.split()
-        return "ActiveState=active" in shown and f"MainPID={unlike}" not in shown
+    def process(self, unlike: int) -> int:
+        """Its main process; 0 if there is none, or only that one."""
+        main = int(self.show("MainPID"))
+        return 0 if main == unlike else main
