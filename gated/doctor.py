@@ -21,7 +21,7 @@ from gated.clock import SystemClock
 from gated.config import Config, LaneConfig, WhenOff, password
 from gated.control import SOCKET, ask
 from gated.core.events import Mode, Profile
-from gated.core.scan import TimeTrust
+from gated.core.scan import Direction, TimeTrust
 from gated.errors import ConfigError, ControlError, PinError
 from gated.pins import Normally, PinFactory
 from gated.pins.chip import STRICT_HINT, LetGo, find_chip, when_let_go
@@ -182,6 +182,12 @@ def _wiring(lane: LaneConfig) -> Findings:
             "emergency_wired = false",
             "Wire the alarm to the barrier itself, or know that it is a way out.",
         )
+    if lane.direction is Direction.EXIT and release.profile is Profile.PULSE and lane.button is None:
+        yield _look(
+            what,
+            "a guest can't get out while its scanner is lost, and nobody can be let out by hand",
+            "Fit a button for the way out: [lanes.button] pin.",
+        )
     if (release.pin in _PULLED_UP) is release.active_high:
         level = "high" if release.active_high else "low"
         yield _look(
@@ -215,7 +221,7 @@ def _running(status: Mapping[str, Any], now: datetime) -> Findings:
     for alarm, detail in status["alarms"].items():
         told = ", ".join(f"{key} {value}" for key, value in detail.items())
         yield _look(f"alarm {alarm}", told or "raised", "See: journalctl -u gated")
-    if status["store"]["undurable"]:
+    if status["store"]["undurable"] or "disk_failing" in status["alarms"]:
         yield _no_go("disk", "scans can't be written", "Replace the card: see journalctl -u gated")
     for lane in status["lanes"]:
         yield from _lane(lane)

@@ -116,6 +116,7 @@ def test_a_healthy_gate_is_a_go_and_every_line_says_ok() -> None:
         ("_wired = true", "_wired = false", Level.LOOK, "emergency_wired = false"),
         ("_wired = true", '_wired = false\nprofile = "hold"', Level.NO_GO, "locked without power"),
         ("_wired = true", '_wired = true\nprofile = "hold"', Level.OK, ""),
+        ('"entry"', '"exit"', Level.LOOK, "can't get out while its scanner is lost"),
         ("pin = 17", "pin = 4", Level.LOOK, "GPIO4 is pulled high from power-on"),
         ("pin = 17", "pin = 4\nactive_high = false", Level.OK, ""),
         ("pin = 17", "pin = 17\nactive_high = false", Level.LOOK, "GPIO17 is pulled low from power-on"),

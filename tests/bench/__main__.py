@@ -1,6 +1,7 @@
 """``python3 -m tests.bench``: measures, and prints the table."""
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from gated.checkout import enter_venv
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed gated has its bytecode
     enter_venv("test", ["-m", "tests.bench", *sys.argv[1:]])
 
 from tests.bench.figures import Row, table
@@ -47,4 +49,5 @@ def measure(folder: Path, names: list[str], *, quick: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed gated has its bytecode
     sys.exit(main())
