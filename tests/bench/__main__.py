@@ -49,5 +49,4 @@ def measure(folder: Path, names: list[str], *, quick: bool) -> list[Row]:
 
 
 if __name__ == "__main__":
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed gated has its bytecode
     sys.exit(main())
