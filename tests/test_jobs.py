@@ -268,7 +268,7 @@ def test_jobs_whose_scheduler_has_fallen_silent_are_dead() -> None:
         await asyncio.sleep(5)
         jobs._scheduler.pause()
         dead = []
-        for seconds in (100, 300, 3600):
+        for seconds in (100, 300, 4000):
             await asyncio.sleep(seconds)
             dead.append(jobs.dead)
         await jobs.close()
