@@ -54,6 +54,7 @@ _WARM_EVERY, _PROBE_EVERY = timedelta(seconds=15), timedelta(seconds=5)  # an id
 _UPKEEP_EVERY = timedelta(seconds=20)
 # For systemd, whose limit of a start is a matter of seconds: a damaged journal is salvaged row by row.
 _SALVAGE_MOST = timedelta(minutes=10)
+_DISK_FAILING = "Scans wait in memory, tickets may not come down: look at the card or disk."
 _MICROSECOND = timedelta(microseconds=1)
 # How long the database thread may keep the interpreter while the loop waits for it: a scan changes hands
 # three times, and at Python's own 5 ms a time that was felt while a download was written.
@@ -310,8 +311,9 @@ class App:
 
     def _tell_of_store(self, health: Health | None) -> None:
         """Alarms about the disk and the files on it; a mirror that was begun anew is downloaded at once."""
-        failing = health is None or health.undurable > 0
-        self._link.alarm_if(failing, "disk_failing", hint="Scans wait in memory: look at the card or disk.")
+        failing = health is None or health.disk_fails
+        why = {"why": health.unwritable} if health is not None and health.unwritable else {}
+        self._link.alarm_if(failing, "disk_failing", hint=_DISK_FAILING, **why)
         salvaged = self._store.salvaged
         if salvaged is not None:
             self._link.alarm_if(True, "journal_damaged", what_is_left=salvaged.describe())
@@ -321,7 +323,7 @@ class App:
             self._run_soon("full")
 
     def _resting(self, health: Health | None) -> Outcome:
-        if health is None or health.undurable:
+        if health is None or health.disk_fails:
             return Outcome.DISK_FAILING
         if not health.complete:
             return Outcome.NOT_READY

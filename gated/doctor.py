@@ -218,11 +218,13 @@ def _running(status: Mapping[str, Any], now: datetime) -> Findings:
     yield _api(status)
     yield from _tickets(status["store"], now)
     yield _outbox(status["store"]["outbox"], now)
-    for alarm, detail in status["alarms"].items():
-        told = ", ".join(f"{key} {value}" for key, value in detail.items())
-        yield _look(f"alarm {alarm}", told or "raised", "See: journalctl -u gated")
     if status["store"]["undurable"] or "disk_failing" in status["alarms"]:
         yield _no_go("disk", "scans can't be written", "Replace the card: see journalctl -u gated")
+    for alarm, detail in status["alarms"].items():
+        if alarm == "disk_failing":
+            continue
+        told = ", ".join(f"{key} {value}" for key, value in detail.items())
+        yield _look(f"alarm {alarm}", told or "raised", "See: journalctl -u gated")
     for lane in status["lanes"]:
         yield from _lane(lane)
 

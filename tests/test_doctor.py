@@ -155,6 +155,7 @@ def test_what_the_configuration_declares_is_judged(old: str, new: str, level: Le
         ({"status": status(store=waiting(7, 40))}, Level.LOOK, "outbox", "7 waiting, the oldest of 40 min"),
         ({"status": status(store=waiting(0, 0, parked=2))}, Level.LOOK, "outbox", "2 refused by the server"),
         ({"status": status(store={"undurable": 3})}, Level.NO_GO, "disk", "can't be written"),
+        ({"status": status(alarms={"disk_failing": {}})}, Level.NO_GO, "disk", "can't be written"),
         ({"status": status(alarms={"parked": {"scans": 2}})}, Level.LOOK, "alarm parked", "scans 2"),
         ({"status": status(lanes=[lane(mode="locked", state="locked")])}, Level.LOOK, "lane In", "locked"),
         (

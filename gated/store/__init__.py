@@ -3,6 +3,7 @@
 Scans go before everything else; downloads come in pieces small enough that a scan never waits for a page.
 A second thread only reads, to answer scans while the disk holds the first one up (gated/store/front.py). Only
 the daemon opens the files. A mirror that is found damaged is begun anew, since downloads bring it back.
+Files that can't be written at the start are read, and opened again once they can (gated/store/files.py).
 """
 
 import asyncio
@@ -93,48 +94,66 @@ class Health:
 
     undurable: int
     complete: bool
+    unwritable: str
+    """Why the files could not be opened for writing; blank if they were."""
+
+    @property
+    def disk_fails(self) -> bool:
+        """Whether scans are kept in memory."""
+        return bool(self.undurable or self.unwritable)
 
 
 class Store:
     """The asynchronous face of both databases. Every method raises StoreError if a database can't be used."""
 
     def __init__(self, state_dir: Path, rules: DeskRules) -> None:
-        """Opens or creates both files in ``state_dir``. Raises StoreError."""
+        """Opens or creates both files in ``state_dir``; reads them where they can't be written.
+
+        Raises StoreError where a file is from a newer gated, or can't even be read.
+        """
         try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{state_dir}: {error.strerror}") from error
-        files = Files.open(state_dir)
+            try:
+                self._take_up(Files.open(state_dir), rules)
+            except sqlite3.OperationalError as error:  # the disk takes no more than it took to open them
+                self._take_up(Files.open_to_read(state_dir, str(error)), rules)
+        except sqlite3.Error as error:
+            raise StoreError(f"{state_dir}: {error}") from error
+        self._writer = Writer("store", self._mend)
+        self._front = Front(self._writer, self._desk, self._desk_beside)
+        self._last_state: StoreState | None = None
+        self.mirrors_renewed = int(self._files.mirror_renewed)
+        """How often the mirror was found damaged and begun anew: each time it has to be downloaded again."""
+
+    def _take_up(self, files: Files, rules: DeskRules) -> None:
+        self._files = files
         try:
             self._journal = Journal(files.journal)
-            self._outbox = Outbox(files.journal)
+            self._outbox = Outbox(files.outbox)
             with suppress(sqlite3.OperationalError):  # a full disk: it is finished at another start
                 self._journal.finish_purge()
             self._secret = self._journal.secret()
             secrets = Secrets(self._secret)
-            self._mirror = Mirror(files.mirror, secrets)
+            try:
+                self._mirror = Mirror(files.mirror, secrets)
+            except MirrorDamaged:
+                files.renew_mirror()
+                self._mirror = Mirror(files.mirror, secrets)
             self._mirror_beside = MirrorBeside(files.mirror_beside, secrets)
             so_far_ms = max(self._journal.ran_until_ms(), self._mirror.ran_until_ms())
             self._running = RunningTime(so_far_ms, time.monotonic())
             self._memory = Memory.of(self._journal, self._running, rules)
             self._desk = Desk(self._mirror, self._journal, self._memory)
             self._journal_beside = Journal(files.journal_beside)
-            beside = Desk(self._mirror_beside, self._journal_beside, self._memory, writes=False)
+            self._desk_beside = Desk(self._mirror_beside, self._journal_beside, self._memory, writes=False)
             self._outbox.recover(so_far_ms)
             self._started_ms = so_far_ms
             self._reader = Reader(files.journal, self._mirror, self._desk, self._running)
             self._recall()
-        except sqlite3.Error as error:
-            files.close()
-            raise StoreError(f"{state_dir}: {error}") from error
-        except StoreError:
+            if not files.unwritable:
+                self._journal.checkpoint(so_far_ms)
+        except (sqlite3.Error, StoreError):
             files.close()
             raise
-        self._files = files
-        self._writer = Writer("store", self._mend)
-        self._front = Front(self._writer, self._desk, beside)
-        self.mirrors_renewed = int(files.mirror_renewed)
-        """How often the mirror was found damaged and begun anew: each time it has to be downloaded again."""
 
     @property
     def salvaged(self) -> Salvaged | None:
@@ -171,22 +190,58 @@ class Store:
             return True
         if not isinstance(error, MirrorDamaged):
             return False
-        with self._memory.lock:  # the other thread reads the mirror under it
-            self._files.renew_mirror()
-            self._mirror.go_on(self._files.mirror)
-            self._mirror_beside.go_on(self._files.mirror_beside)
-        self._mirror.claim()
-        self._mirror.bind(self._memory.service)
-        self._recall()
+        self._renew_mirror()
         self.mirrors_renewed += 1
         return True
 
     def _renew_journal(self) -> None:
         with self._memory.lock:  # the other thread reads the journal under it
             self._files.renew_journal(self._secret)
-            for part in (self._journal, self._outbox, self._reader):
-                part.go_on(self._files.journal)
-            self._journal_beside.go_on(self._files.journal_beside)
+            self._go_on_with_journal()
+
+    def _go_on_with_journal(self) -> None:
+        for part in (self._journal, self._reader):
+            part.go_on(self._files.journal)
+        self._outbox.go_on(self._files.outbox)
+        self._journal_beside.go_on(self._files.journal_beside)
+
+    def _renew_mirror(self) -> None:
+        with self._memory.lock:  # the other thread reads the mirror under it
+            self._files.renew_mirror()
+            self._go_on_with_mirror()
+        self._mirror.claim()
+        self._mirror.bind(self._memory.service)
+        self._recall()
+
+    def _go_on_with_mirror(self) -> None:
+        self._mirror.go_on(self._files.mirror)
+        self._mirror_beside.go_on(self._files.mirror_beside)
+
+    def _catch_up(self) -> int:
+        """Goes on with the files once they can be written; writes what waits, returns how much still does."""
+        if self._files.unwritable and self._files.writable_again():
+            self._return_to_disk()
+        return self._desk.write_waiting()
+
+    def _return_to_disk(self) -> None:
+        """Takes the files up again, which may be another gate's than what could be read at the start was."""
+        with self._memory.lock:  # the other thread reads both under it
+            self._files.reopen(self._secret)
+            self._go_on_with_journal()
+            self._go_on_with_mirror()
+            self._secret = self._journal.secret()
+            secrets = Secrets(self._secret)
+            for mirror in (self._mirror, self._mirror_beside):
+                mirror.renew(secrets)
+            so_far_ms = max(self._journal.ran_until_ms(), self._mirror.ran_until_ms())
+            skipped_ms = max(0, so_far_ms - self._started_ms)
+            self._running.skip(skipped_ms)
+            self._started_ms += skipped_ms
+            self._memory.moved(secrets.digest, skipped_ms)
+        self._mirror.claim()
+        if self._memory.service:
+            self._mirror.bind(self._memory.service)
+        self._recall()
 
     # Scans
 
@@ -311,11 +366,14 @@ class Store:
         """Makes ``service`` the one whose tickets are mirrored; another's mirror is thrown away."""
 
         def bind() -> None:
+            self._memory.service = service
+            if self._files.unwritable and self._mirror.note("service") != service:
+                self._renew_mirror()  # it can't be emptied
             self._mirror.bind(service)
             self._recall()
             if self._journal.note("service") != service:
-                self._journal.set_note("service", service)
-            self._memory.service = service
+                with suppress(sqlite3.OperationalError):  # a full disk keeps it from a restart, and no more
+                    self._journal.set_note("service", service)
 
         await self._writer.do(bind)
 
@@ -385,13 +443,16 @@ class Store:
     # Upkeep
 
     async def state(self) -> StoreState:
-        """What the store holds now."""
-        return await self._writer.do(self._state)
+        """What the store holds now; while the disk keeps it waiting, what it held when it was last asked."""
+        if self._front.hangs and self._last_state is not None:
+            return self._last_state
+        self._last_state = await self._writer.do(self._state)
+        return self._last_state
 
     async def health(self) -> Health:
         """What hampers the lanes now."""
         return await self._writer.do(
-            lambda: Health(self._desk.write_waiting(), bool(self._mirror.note("complete")))
+            lambda: Health(self._catch_up(), bool(self._mirror.note("complete")), self._files.unwritable)
         )
 
     async def note(self, key: str) -> int | str | None:
@@ -406,9 +467,10 @@ class Store:
         """Writes what waits since the disk failed and empties the WALs; returns how much still waits."""
 
         def keep() -> int:
-            waiting = self._desk.write_waiting()
-            self._journal.checkpoint(self._running.at(time.monotonic()))
-            self._mirror.checkpoint()
+            waiting = self._catch_up()
+            if not self._files.unwritable:
+                self._journal.checkpoint(self._running.at(time.monotonic()))
+                self._mirror.checkpoint()
             return waiting
 
         return await self._writer.do(keep)
@@ -489,14 +551,14 @@ class Store:
     def _recall(self) -> None:
         """The service and its types outlive a restart without a network."""
         memory = self._memory
-        memory.service = self._journal.note("service") or ""
+        memory.service = memory.service or self._journal.note("service") or ""
         memory.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
         memory.service_read_ms = self._mirror.note("types_ms") or 0
 
     def _state(self) -> StoreState:
         note = self._mirror.note
         return StoreState(
-            service=self._journal.note("service"),
+            service=self._memory.service or None,
             complete=bool(note("complete")),
             mark=note("mark"),
             run=note("run") or 0,

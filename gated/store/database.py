@@ -4,8 +4,11 @@ One connection a file, used by one thread, does all writes and checkpoints: SQLi
 WAL that two connections reset at once (release notes of 3.51.3). A second one only reads, for when the first
 waits for the disk; it is closed before the first, or it would be the one to remove the WAL. Checkpoints are
 ours to time, so that no scan pays for one.
+
+Where the disk can't be written a file is read in place, or a new one is begun in memory.
 """
 
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -29,6 +32,13 @@ class Damaged(StoreError):
     retry = False
 
 
+class Newer(StoreError):
+    """The file is from a newer gated."""
+
+    hint = "It was written by a newer gated: install that one again."
+    retry = False
+
+
 def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
     """Opens or creates ``path`` and applies ``schema/<kind>-<n>.sql`` in order, each in one transaction.
 
@@ -40,7 +50,7 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
         connection = _connect(path, "rwc")
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
-    try:
+    with _closed_on_error(connection, path):
         for pragma in (
             f"synchronous = {synchronous}",
             "journal_mode = WAL",
@@ -53,14 +63,53 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
         ):
             connection.execute(f"PRAGMA {pragma}")
         migrate(connection, kind)
-    except sqlite3.Error as error:
-        connection.close()
-        trouble = Damaged if damaged(error) else StoreError
-        raise trouble(f"{path}: {error}") from error
-    except StoreError:
-        connection.close()
-        raise
     return connection
+
+
+def try_to_write(connection: Connection, kind: str) -> None:
+    """Commits something that changes nothing. Raises sqlite3.Error where the disk does not take it."""
+    connection.execute(f"PRAGMA user_version = {len(_steps(kind))}")
+
+
+def open_to_read(path: Path, kind: str | None) -> Connection:
+    """A connection to a file whose disk can't be written: it is read in place, with its WAL, unlocked.
+
+    Every write fails. Nobody may write the file meanwhile. Closing this lets go of the locks that the process
+    has on the file. ``kind`` says which schema it has to have; None takes any. Raises StoreError; Newer if
+    the file is from a newer gated.
+    """
+    try:
+        wal = path.with_name(f"{path.name}-wal")
+        # A WAL that is not there would be made; without locks its index is kept in memory, where it needs to
+        # be exclusive (https://sqlite.org/wal.html, "Read-Only Databases" and "Without Shared-Memory").
+        how = "vfs=unix-none" if wal.exists() and wal.stat().st_size else "immutable=1"
+        connection = _connection(f"{path.absolute().as_uri()}?{how}&mode=ro")
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+    with _closed_on_error(connection, path):
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if kind is not None:
+            refuse_newer(kind, version)
+        if kind is not None and version < len(_steps(kind)):
+            raise StoreError(f"{path} has schema {version}, and can't be brought up to date")
+    return connection
+
+
+def open_in_memory(kind: str, *, megabytes: int | None = None) -> tuple[Connection, str]:
+    """A new database in memory, of at most so many megabytes, and its name for :func:`beside_in_memory`."""
+    name = f"/gated-{secrets.token_hex(8)}"
+    connection = _connection(f"file:{name}?vfs=memdb")
+    migrate(connection, kind)
+    if megabytes is not None:
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {(megabytes << 20) // page_bytes}")
+    return connection, name
+
+
+def beside_in_memory(name: str) -> Connection:
+    """Another connection to a database in memory, which only reads; it is gone with the last of them."""
+    return _connection(f"file:{name}?vfs=memdb&mode=ro")
 
 
 def open_beside(path: Path) -> Connection:
@@ -84,8 +133,24 @@ def _connect(path: Path, mode: str) -> Connection:
     So nothing is written to look something up: readers of an index that is a file write marks into it, and
     would hang with the disk (https://sqlite.org/vfs.html, "unix-excl").
     """
-    where = f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}"
+    return _connection(f"{path.absolute().as_uri()}?vfs=unix-excl&mode={mode}")
+
+
+def _connection(where: str) -> Connection:
     return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+
+
+@contextmanager
+def _closed_on_error(connection: Connection, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        connection.close()
+        trouble = Damaged if damaged(error) else StoreError
+        raise trouble(f"{path}: {error}") from error
+    except StoreError:
+        connection.close()
+        raise
 
 
 def damaged(error: sqlite3.Error) -> bool:
@@ -114,7 +179,7 @@ def is_sound(connection: Connection, *, within_s: float) -> bool:
 
 
 def migrate(connection: Connection, kind: str) -> None:
-    """Applies the schema steps that this file has not seen. Raises StoreError if it is from a newer gated."""
+    """Applies the schema steps that this file has not seen. Raises Newer if it is from a newer gated."""
     steps = _steps(kind)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     refuse_newer(kind, version)
@@ -123,13 +188,10 @@ def migrate(connection: Connection, kind: str) -> None:
 
 
 def refuse_newer(kind: str, version: int) -> None:
-    """Raises StoreError if a schema version is above those that this gated knows."""
+    """Raises Newer if a schema version is above those that this gated knows."""
     known = len(_steps(kind))
     if version > known:
-        raise StoreError(
-            f"the {kind} has schema {version}, this gated knows {known}",
-            hint="It was written by a newer gated: install that one again.",
-        )
+        raise Newer(f"the {kind} has schema {version}, this gated knows {known}")
 
 
 @contextmanager

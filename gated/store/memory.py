@@ -97,6 +97,13 @@ class Memory:
                     gone.append((row, scan))
         return gone
 
+    def moved(self, digest: Callable[[str], bytes], later_ms: int) -> None:
+        """What waits goes to another journal than that of the start: by its secret and its running time."""
+        self.latest_ms += later_ms
+        self.waiting = [
+            replace(pending, entry=_moved(pending.entry, digest, later_ms)) for pending in self.waiting
+        ]
+
     def _frozen(self, place: int, at: Moment) -> Row:
         self.rows_sent += 1
         entry, number = self.waiting[place].entry, -self.rows_sent
@@ -108,6 +115,20 @@ class Memory:
         assert entry.verdict.code is not None
         message, service = entry.verdict.message, entry.service or self.service
         return Row(number, entry.kind, entry.barcode_id, time, entry.verdict.code, message, service)
+
+
+def _moved(entry: Entry, digest: Callable[[str], bytes], later_ms: int) -> Entry:
+    def later(running_ms: int | None) -> int | None:
+        return None if running_ms is None else running_ms + later_ms
+
+    sent = entry.dispatch
+    return replace(
+        entry,
+        ticket=None if entry.ticket is None else digest(entry.barcode_id),
+        running_ms=entry.running_ms + later_ms,
+        acknowledged_ms=later(entry.acknowledged_ms),
+        dispatch=None if sent is None else replace(sent, lost_ms=later(sent.lost_ms)),
+    )
 
 
 def _sendable(entry: Entry, at: Moment) -> bool:

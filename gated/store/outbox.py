@@ -280,6 +280,47 @@ class Outbox:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('running_ms', ?)", (running_ms,))
 
 
+# A copy in memory, while the disk can't be written
+
+# With all scans of its tickets, which tell whether a row's check-in can be told from another's.
+_COPIED = {
+    "scan": "SELECT * FROM scan WHERE ticket IN (SELECT s.ticket FROM outbox o JOIN scan s USING (seq))"
+    " OR seq IN (SELECT seq FROM outbox)",
+    "outbox": "SELECT * FROM outbox",
+}
+
+
+def copy_outbox(journal: Connection, copy: Connection) -> None:
+    """Fills an empty journal with the outbox of another, and with what it takes to send that."""
+    with transaction(copy):
+        for table, query in _COPIED.items():
+            _insert(copy, table, journal.execute(query).fetchall())
+        # A gate that was killed on this disk may have sent any of them without a record of it.
+        copy.execute("UPDATE scan SET marked = 1 WHERE seq IN (SELECT seq FROM outbox)")
+
+
+def bring_back(copy: Connection, journal: Connection) -> None:
+    """Notes in a journal what came of a copy of its outbox."""
+    with transaction(journal):
+        for acknowledged, marked, start, end, seq in copy.execute(
+            "SELECT acknowledged_ms, marked, call_from, call_to, seq FROM scan"
+        ).fetchall():
+            journal.execute(
+                "UPDATE scan SET acknowledged_ms = ?, marked = ?, call_from = ?, call_to = ? WHERE seq = ?",
+                (acknowledged, marked, start, end, seq),
+            )
+            journal.executemany(
+                "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind]
+            )
+        _insert(journal, "outbox", copy.execute("SELECT * FROM outbox").fetchall())
+
+
+def _insert(connection: Connection, table: str, rows: Sequence[_Columns]) -> None:
+    if rows:
+        marks = ", ".join("?" * len(rows[0]))
+        connection.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+
+
 # What a mirror shows of the tickets of another service: they may have entries left.
 _NOTHING_SHOWN = Shown(None, None, entries=2)
 

@@ -16,3 +16,7 @@ class RunningTime:
     def at(self, monotonic: float) -> int:
         """Running milliseconds at a monotonic time of this process's boot."""
         return int(self._offset_ms + monotonic * 1000)
+
+    def skip(self, milliseconds: int) -> None:
+        """Goes on from later: a disk that could not be read at the start speaks of that."""
+        self._offset_ms += milliseconds

@@ -28,9 +28,12 @@ from gated.errors import StoreError
 from gated.store.database import (
     Connection,
     Damaged,
-    damaged,
+    Newer,
+    beside_in_memory,
     is_sound,
     open_database,
+    open_in_memory,
+    open_to_read,
     refuse_newer,
     transaction,
 )
@@ -156,6 +159,51 @@ def open_journal(
     return _open(path), salvaged
 
 
+def read_journal(
+    path: Path, *, suspect: bool = False, secret: bytes | None = None
+) -> tuple[Connection, Connection, Salvaged | None]:
+    """Two connections to what can be read of the journal at ``path``, whose disk can't be written.
+
+    It is read in place; what can be read of a damaged one is carried into memory, one that is not there is
+    begun there. ``suspect`` and ``secret`` are those of :func:`open_journal`. Raises Newer.
+    """
+    connection = None if suspect else _read_sound(path)
+    if connection is not None:
+        return connection, open_to_read(path, "journal"), None
+    fresh, name = open_in_memory("journal")
+    with contextlib.closing(fresh):
+        salvaged = _fill_what_can_be(fresh, path, secret)
+        return beside_in_memory(name), beside_in_memory(name), salvaged
+
+
+def _read_sound(path: Path) -> Connection | None:
+    """As :func:`_open_sound`, but for reading; also None where it has no secret yet, or is not there."""
+    try:
+        connection = open_to_read(path, "journal")
+    except Newer:
+        raise
+    except StoreError:
+        return None
+    try:
+        if is_sound(connection, within_s=_LOOK_S) and _secret(connection) is not None:
+            return connection
+    except sqlite3.Error:  # as good as damaged: what can be read is carried over
+        pass
+    connection.close()
+    return None
+
+
+def _fill_what_can_be(fresh: Connection, path: Path, secret: bytes | None) -> Salvaged | None:
+    try:
+        wal = read_wal(path.with_name(f"{path.name}-wal"))
+        there = path.exists() or _is_gone(path, wal)
+        salvaged = _fill(fresh, path, wal, secret)
+    except OSError:  # not even that can be read
+        _mend(fresh, secret or _mirrored_secret(path), lost_commits=False)
+        return None
+    return salvaged if there else None
+
+
 def forget_kept(state_dir: Path) -> None:
     """Overwrites and removes the damaged files that were kept, for a purge. Raises OSError."""
     for path in kept_in(state_dir):
@@ -197,19 +245,20 @@ def _is_gone(path: Path, wal: Wal) -> bool:
 
 
 def _mirrored_secret(path: Path) -> bytes | None:
-    """The secret's copy in the mirror; None where there is none, or the mirror is damaged too."""
-    mirror = path.with_name("mirror.db")
-    if not mirror.exists():
-        return None
-    connection = sqlite3.connect(mirror, isolation_level=None)
+    """The secret's copy in the mirror, which nobody may have open; None where none can be read."""
     try:
-        row = connection.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
-    except sqlite3.Error as error:
-        if not damaged(error) and not isinstance(error, sqlite3.OperationalError):
-            raise
-        return None  # damaged, or not ours: the mirror will be begun anew
-    finally:
-        connection.close()
+        connection = open_to_read(path.with_name("mirror.db"), None)
+    except StoreError:
+        return None
+    with contextlib.closing(connection):
+        try:
+            return _secret(connection)
+        except sqlite3.Error:  # damaged: the mirror will be begun anew
+            return None
+
+
+def _secret(connection: Connection) -> bytes | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
     return row and bytes(row[0])
 
 

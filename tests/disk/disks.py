@@ -41,6 +41,10 @@ class Disk:
         """Mounts it; the kernel makes it read-only when it finds an error, as on a Pi."""
         _run("mount", "-o", f"loop,errors=remount-ro,{options}", str(self._image), str(self.at))
 
+    def remount(self, options: str) -> None:
+        """Mounts it anew as it is, with other options."""
+        _run("mount", "-o", f"remount,{options}", str(self.at))
+
     def unmount(self) -> None:
         """Unmounts it; nobody may use it any more."""
         _run("umount", str(self.at))

@@ -108,6 +108,7 @@ def test_on_a_full_disk_lanes_act_as_configured_and_no_scan_is_lost(disk, server
         shown = gate.shown()
         assert scan(gate, 1) == ("ADMIT", "valid")
         disk.fill()
+        use_up_room(gate)
         assert [scan(gate, number) for number in (2, 3, 4)] == [expected] * 3
         assert scan(gate, 2) == (("DENY", "already_scanned") if admits else expected)
         assert scan(gate, 1) == ("DENY", "already_scanned")
@@ -120,7 +121,15 @@ def test_on_a_full_disk_lanes_act_as_configured_and_no_scan_is_lost(disk, server
         if admits:
             wait_uploaded(server, (2, 100), (3, 100), (4, 100), (2, 50), (2, 200))
         assert scan(gate, 2) == (("DENY", "already_scanned") if admits else ("ADMIT", "valid"))
-    assert doubles(server) <= marked(disk)
+    assert sum(count - 1 for (_, code), count in uploads(server).items() if code == 100) <= marked(disk)
+
+
+def use_up_room(gate: DiskGate) -> None:
+    """Scans until what the journal holds of a disk that is full now is used up: it does so for some scans."""
+    until = time.monotonic() + 15
+    while not gate.status()["store"]["undurable"]:
+        assert time.monotonic() < until, "the disk is not full"
+        assert scan(gate, 1) == ("DENY", "already_scanned")
 
 
 def test_a_gate_that_is_killed_on_a_full_disk_loses_no_scan_that_it_had_written(disk, server):
@@ -221,31 +230,120 @@ def test_on_a_disk_that_broke_down_guests_come_in_once_and_the_server_hears_of_t
         assert [scan(gate, number) for number in (1, 2, 3)] == [("DENY", "already_scanned")] * 3
 
 
+# ---- a start on a disk that can't be written
+
+
+def stop_writing(disk: Disk, how: str) -> None:
+    """While no gate runs."""
+    if how == "full":
+        disk.fill()
+    else:
+        disk.remount("ro")
+
+
+def go_on_writing(disk: Disk, gate: DiskGate, how: str) -> None:
+    if how == "full":
+        disk.empty()
+    else:
+        gate.remount("rw")
+        disk.remount("rw")
+
+
+def alarmed(gate: DiskGate) -> bool:
+    return "disk_failing" in gate.status()["alarms"]
+
+
+def end(gate: DiskGate, *, killed: bool) -> None:
+    """Stops a gate, or takes its power: then its WALs are left as they are."""
+    if killed:
+        gate.process.kill()
+        gate.process.wait()
+    else:
+        gate.stop()
+
+
+# Who is killed leaves a WAL in which there is room on a full disk: that one can be written.
 @pytest.mark.parametrize(
-    "how",
-    [
-        "full",
-        pytest.param("read-only", marks=pytest.mark.xfail(strict=True, reason="the start needs to write")),
-    ],
+    ("how", "killed"),
+    [("full", False), ("read-only", False), ("read-only", True)],
+    ids=["full", "read-only", "read-only after a kill"],
 )
-def test_a_gate_starts_on_a_disk_that_can_not_be_written_and_lets_guests_in(disk, server, how):
+def test_a_gate_starts_on_a_disk_that_can_not_be_written_and_needs_no_restart_when_it_can(
+    disk, server, how, killed
+):
     with gate_on(disk, server) as gate:
         gate.wait_downloaded()
         server.stop()
         assert scan(gate, 1) == ("ADMIT", "valid")
-    if how == "full":
-        disk.fill()
-    else:
-        disk.unmount()
-        disk.mount("ro")
+        end(gate, killed=killed)
+    stop_writing(disk, how)
     with gate_on(disk, server) as gate:
+        shown = gate.shown()
+        shown.until("disk_failing")
+        assert alarmed(gate)
         assert [scan(gate, number) for number in (1, 2)] == [("DENY", "already_scanned"), ("ADMIT", "valid")]
         assert scan(gate, 2) == ("DENY", "already_scanned")
-        gate.shown().until("disk_failing")
         assert leave(gate, 2) < AT_ONCE
         server.start()
-        disk.empty()
+        wait_uploaded(server, (1, 100), (2, 100), (2, 50), (2, 200), within=40)
+        assert alarmed(gate)
+        go_on_writing(disk, gate, how)
+        shown.until("ready")
+        gate.wait_until("status['store']['undurable'] == 0")
+        assert not alarmed(gate)
+        assert scan(gate, 3) == ("ADMIT", "valid")
+        assert [scan(gate, number) for number in (1, 2)] == [("DENY", "already_scanned")] * 2
+        wait_uploaded(server, (3, 100))
+        gate.wait_until("status['store']['outbox']['check_ins'] == 0")
+        end(gate, killed=killed)
+    assert [count for (_, code), count in uploads(server).items() if code == 100] == [1, 1, 1]
+    assert scans_in(disk.at / "journal.db") == 8
+    with gate_on(disk, server) as gate:
+        gate.wait_downloaded()
+        assert [scan(gate, number) for number in (1, 2, 3)] == [("DENY", "already_scanned")] * 3
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_a_gate_that_is_killed_after_a_start_on_a_disk_that_can_not_be_written_loses_no_scan_to_the_server(
+    disk, server, how
+):
+    with gate_on(disk, server) as gate:
+        gate.wait_downloaded()
+        server.stop()
+        assert scan(gate, 1) == ("ADMIT", "valid")
+    stop_writing(disk, how)
+    server.start()
+    with gate_on(disk, server) as gate:
+        assert scan(gate, 2) == ("ADMIT", "valid")
         wait_uploaded(server, (1, 100), (2, 100), within=40)
+        end(gate, killed=True)
+    disk.remount("rw")
+    disk.empty()
+    with gate_on(disk, server) as gate:
+        gate.wait_downloaded()
+        assert [scan(gate, number) for number in (1, 2)] == [("DENY", "already_scanned")] * 2
+
+
+@pytest.mark.parametrize("on_failure", ["admit", "deny"])
+def test_a_gate_starts_with_no_file_on_a_read_only_disk_and_has_its_tickets_in_memory(
+    disk, server, on_failure
+):
+    stop_writing(disk, "read-only")
+    expected = ("ADMIT", "valid") if on_failure == "admit" else ("DENY", "fault")
+    with gate_on(disk, server, on_failure) as gate:
+        shown = gate.shown()
+        gate.wait_downloaded()
+        shown.until("disk_failing")
+        assert scan(gate, 1) == expected
+        assert leave(gate, 1) < AT_ONCE
+        go_on_writing(disk, gate, "read-only")
+        shown.until("ready")
+        again = ("DENY", "already_scanned") if on_failure == "admit" else ("ADMIT", "valid")
+        assert scan(gate, 1) == again
+    with gate_on(disk, server) as gate:
+        gate.wait_downloaded()
+        assert scan(gate, 1) == ("DENY", "already_scanned")
+    assert uploads(server)[name(1), 100] == 1
 
 
 # ---- other bytes than were written

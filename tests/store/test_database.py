@@ -6,9 +6,13 @@ import pytest
 from gated.errors import StoreError
 from gated.store.database import (
     Damaged,
+    Newer,
+    beside_in_memory,
     damaged,
     is_sound,
     open_database,
+    open_in_memory,
+    open_to_read,
     transaction,
 )
 
@@ -55,6 +59,66 @@ def test_a_file_is_opened_as_durable_as_asked_and_never_checkpoints_by_itself(tm
         "secure_delete": 1,
     }
     connection.close()
+
+
+@pytest.mark.parametrize("wal", ["full", "empty", "gone"])
+def test_a_file_is_read_in_place_with_its_wal_and_nothing_is_written(tmp_path, wal):
+    path = tmp_path / "file.db"
+    writing = opened(path)
+    writing.execute("INSERT INTO meta VALUES ('key', 1)")
+    if wal != "full":
+        writing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    left = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    writing.close()
+    if wal != "gone":
+        for each, content in left.items():
+            each.write_bytes(content)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    reading = [open_to_read(path, "journal") for _ in range(2)]
+    for connection in reading:
+        assert connection.execute("SELECT value FROM meta WHERE key = 'key'").fetchone() == (1,)
+        connection.execute("CREATE TEMP TABLE recent (digest)")
+        connection.execute("INSERT INTO recent VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM meta")
+        connection.close()
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("version", "trouble"),
+    [(99, Newer), (0, StoreError)],
+    ids=["newer", "older"],
+)
+def test_a_file_of_another_schema_is_not_read_in_place(tmp_path, version, trouble):
+    connection = opened(tmp_path / "file.db")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    with pytest.raises(trouble, match="schema"):
+        open_to_read(tmp_path / "file.db", "journal")
+    open_to_read(tmp_path / "file.db", None).close()
+
+
+def test_noise_and_nothing_can_not_be_read_in_place(tmp_path):
+    (tmp_path / "noise.db").write_bytes(b"no database" * 999)
+    with pytest.raises(Damaged):
+        open_to_read(tmp_path / "noise.db", "journal")
+    with pytest.raises(StoreError):
+        open_to_read(tmp_path / "none.db", "journal")
+    assert [path.name for path in tmp_path.iterdir()] == ["noise.db"]
+
+
+def test_a_database_in_memory_is_read_beside_and_takes_no_more_than_it_may():
+    writing, name = open_in_memory("mirror", megabytes=1)
+    reading = beside_in_memory(name)
+    writing.execute("INSERT INTO meta VALUES ('key', 1)")
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        writing.execute("INSERT INTO meta VALUES ('large', zeroblob(1 << 20))")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reading.execute("DELETE FROM meta")
+    assert reading.execute("SELECT key FROM meta").fetchall() == [("key",)]
+    reading.close()
+    writing.close()
 
 
 def test_only_the_owner_can_read_the_files(tmp_path):

@@ -15,7 +15,7 @@ from gated.store.database import Connection, open_database
 from gated.store.journal import Journal
 from gated.store.outbox import Outbox
 from gated.store.pages import PAGE_BYTES
-from gated.store.salvage import Salvaged, forget_kept, kept_in, open_journal
+from gated.store.salvage import Salvaged, forget_kept, kept_in, open_journal, read_journal
 from tests.store.desks import NOON, Counter, moment, scan, ticket
 
 SCANS = 300
@@ -258,6 +258,18 @@ def test_if_both_files_are_noise_the_secret_is_lost_and_says_so(folder):
     assert "no ticket is known until" in salvaged.describe()
     assert len(Journal(connection).secret()) == 32
     connection.close()
+
+
+def test_a_journal_on_a_disk_that_can_not_be_written_is_salvaged_into_memory(folder):
+    overwrite(folder / "journal.db", pages_of(folder, "scan")[-3])
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    *connections, salvaged = read_journal(folder / "journal.db")
+    assert salvaged is not None
+    assert (salvaged.scans, salvaged.kept, salvaged.secret_lost) == (SCANS, None, False)
+    for connection in connections:
+        assert counts(connection) == EVERYTHING
+        connection.close()
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_secret_that_is_known_is_taken(folder):

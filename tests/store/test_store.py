@@ -15,10 +15,11 @@ from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, front
+from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
 from gated.store.outbox import Outbox
+from gated.store.pages import PAGE_BYTES
 from tests.store.desks import ASK_ALL, LOCAL, moment, scan, ticket
 
 
@@ -138,12 +139,14 @@ RULES = (DeskRules(), DeskRules(admit_undurable=False))
 async def test_while_a_commit_hangs_guests_are_admitted_once_and_nothing_is_lost(
     store, tmp_path, monkeypatch
 ):
+    await store.state()
     gateway = Gateway(monkeypatch, Journal, "write")
     scans = [await decide(store, barcode, lane) for barcode, lane in (("T1", "A"), ("T1", "B"), ("T2", "A"))]
     reasons = [decided.verdict.reason for decided in scans]
     assert reasons == [Reason.VALID, Reason.ALREADY_SCANNED, Reason.VALID]
     assert [decided.seq for decided in scans] == [None, None, None]
     assert store.hangs
+    assert (await store.state()).complete  # people ask most when nothing goes on
     gateway.open()
     assert (await store.health()).undurable == 0
     assert reasons_on_disk(tmp_path) == ["valid", "already_scanned", "valid"]
@@ -513,6 +516,22 @@ async def test_a_mirror_that_is_damaged_while_it_is_used_is_begun_anew_with_the_
     await store.close()
 
 
+async def test_a_mirror_whose_damage_lies_deeper_is_begun_anew_at_the_start(tmp_path):
+    await left_on(tmp_path)
+    mirror = tmp_path / "mirror.db"
+    connection = sqlite3.connect(mirror)
+    [root] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'ticket'").fetchone()
+    connection.close()
+    with mirror.open("r+b") as file:
+        file.seek((root - 1) * PAGE_BYTES)
+        file.write(b"no page!" * (PAGE_BYTES // 8))
+    store = await opened(tmp_path)
+    assert (store.mirrors_renewed, (await store.health()).complete) == (1, False)
+    await load(store, ticket("T1"))
+    assert (await decide(store, "T1")).verdict.reason is Reason.ALREADY_SCANNED
+    await store.close()
+
+
 async def test_a_mirror_that_is_damaged_is_begun_anew_and_the_journal_still_counts(tmp_path):
     store = await opened(tmp_path)
     await load(store, ticket())
@@ -526,10 +545,223 @@ async def test_a_mirror_that_is_damaged_is_begun_anew_and_the_journal_still_coun
     await again.close()
 
 
-async def test_a_state_folder_that_can_not_be_made_is_a_store_error(tmp_path):
-    (tmp_path / "file").touch()
+# ---- a start on a disk that can't be written
+
+
+class Full:
+    """A disk that takes no more: files can be opened, and not written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.was = files.try_to_write
+
+    def fill(self) -> None:
+        self._monkeypatch.setattr(files, "try_to_write", full_disk)
+
+    def empty(self) -> None:
+        self._monkeypatch.setattr(files, "try_to_write", self.was)
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Full:
+    return Full(monkeypatch)
+
+
+async def left_on(folder: Path) -> None:
+    """A gate has admitted T1 and refused a stranger, and the server has heard of neither."""
+    store = await opened(folder)
+    await load(store, ticket("T1"), ticket("T2"), ticket("T3"))
+    await decide(store, "T1")
+    await decide(store, "nobody's")
+    await store.close()
+
+
+@pytest.mark.parametrize("rules", RULES)
+async def test_a_gate_that_starts_on_a_full_disk_decides_by_what_can_be_read(tmp_path, full, rules):
+    await left_on(tmp_path)
+    full.fill()
+    before = everything_in(tmp_path)
+    store = await opened(tmp_path, rules)
+    expected = [Reason.ALREADY_SCANNED, Reason.VALID, Reason.ALREADY_SCANNED]
+    if not rules.admit_undurable:
+        expected = [Reason.ALREADY_SCANNED, Reason.FAULT, Reason.FAULT]
+    assert [(await decide(store, each)).verdict.reason for each in ("T1", "T2", "T2")] == expected
+    health = await store.health()
+    assert (health.undurable, health.complete, health.disk_fails) == (3, True, True)
+    assert "full" in health.unwritable
+    assert await store.upkeep() == 3
     with pytest.raises(StoreError):
-        Store(tmp_path / "file" / "state", DeskRules())
+        await store.purge("", moment(), lose_outbox=True)
+    with pytest.raises(StoreError):
+        await load(store, ticket("T4"))
+    await store.close()
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_full_disk_at_the_start_shows_before_the_first_scan(tmp_path, full):
+    full.fill()
+    store = await opened(tmp_path)
+    assert (await store.health()).disk_fails
+    full.empty()
+    assert not (await store.health()).disk_fails
+    await store.close()
+
+
+async def test_the_outbox_of_a_disk_that_is_full_at_the_start_goes_up_and_is_not_sent_twice(tmp_path, full):
+    await left_on(tmp_path)
+    full.fill()
+    store = await opened(tmp_path)
+    await decide(store, "T2")
+    assert sent(await upload(store)) == [("T1", 100)]
+    assert sent(await upload(store)) == [("nobody's", 40)]
+    assert sent(await upload(store)) == [("T2", 100)]
+    await decide(store, "T3")
+    full.empty()
+    assert not (await store.health()).disk_fails
+    assert sent(await upload(store)) == [("T3", 100)]
+    assert await upload(store) == ()
+    await load(store, ticket("T4"))
+    decided = await decide(store, "T4")
+    assert decided.seq == 5
+    await store.close()
+    assert reasons_on_disk(tmp_path) == ["valid", "unknown", "valid", "valid", "valid"]
+    again = await opened(tmp_path)
+    assert sent(await upload(again)) == [("T4", 100)]
+    assert await upload(again) == ()
+    await again.close()
+
+
+async def test_rows_that_are_on_their_way_when_the_disk_is_back_are_noted_there(tmp_path, full):
+    await left_on(tmp_path)
+    full.fill()
+    store = await opened(tmp_path)
+    refused = await store.freeze(50, moment(time.monotonic()))
+    lost = await store.freeze(50, moment(time.monotonic()))
+    full.empty()
+    await store.health()
+    await store.park(refused, "refused")
+    await store.close()
+    assert sent(lost) == [("nobody's", 40)]
+    again = await opened(tmp_path)
+    assert {row.barcode_id: row.parked for row in await again.outbox_rows(0, 9)} == {
+        "T1": "refused",
+        "nobody's": "",
+    }
+    await again.close()
+
+
+async def test_without_any_disk_a_gate_asks_then_downloads_into_memory_and_keeps_it_when_there_is_one(
+    tmp_path,
+):
+    folder = tmp_path / "file" / "state"
+    folder.parent.touch()
+    store = await opened(folder)
+    assert (await store.health()).unwritable
+    ask = await store.decide(scan("T1", moment(time.monotonic())), ASK_ALL)
+    assert isinstance(ask, Ask)
+    assert ask.fallback.reason is Reason.NOT_READY
+    await store.settle(ask, Reply(deny(None, Reason.NOT_READY), Origin.LOCAL))
+    await load(store, ticket("T1"), ticket("T2"))
+    reasons = [(await decide(store, each)).verdict.reason for each in ("T1", "T1", "T9")]
+    assert reasons == [Reason.VALID, Reason.ALREADY_SCANNED, Reason.UNKNOWN]
+    assert sent(await upload(store)) == [("T1", 100)]
+    folder.parent.unlink()
+    health = await store.health()
+    assert (health.disk_fails, health.complete) == (False, True)
+    assert (await decide(store, "T2")).seq == 5
+    await store.close()
+    again = await opened(folder)
+    reasons = [(await decide(again, each)).verdict.reason for each in ("T1", "T2")]
+    assert reasons == [Reason.ALREADY_SCANNED] * 2
+    assert (await again.state()).service == "S1"
+    await again.close()
+
+
+async def test_a_gate_that_could_not_read_its_disk_at_the_start_goes_on_with_what_is_on_it(tmp_path):
+    await left_on(tmp_path / "state")
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    (tmp_path / "state").touch()
+    store = await opened(tmp_path / "state")
+    await load(store, ticket("T1"), ticket("T2"))
+    assert (await decide(store, "T1")).verdict.reason is Reason.VALID  # nobody knows better
+    assert (await decide(store, "T2")).verdict.reason is Reason.VALID
+    assert sent(await upload(store)) == [("T1", 100), ("T2", 100)]
+    (tmp_path / "state").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "state")
+    reasons = [(await decide(store, each)).verdict.reason for each in ("T1", "T2")]
+    assert (await store.health()).complete
+    reasons += [(await decide(store, each)).verdict.reason for each in ("T1", "T2", "T3")]
+    assert reasons == [Reason.ALREADY_SCANNED] * 4 + [Reason.VALID]
+    await store.close()
+    again = await opened(tmp_path / "state")
+    reasons = [(await decide(again, each)).verdict.reason for each in ("T1", "T2", "T3")]
+    assert reasons == [Reason.ALREADY_SCANNED] * 3
+    await again.close()
+
+
+async def test_what_went_up_from_one_gates_card_is_not_noted_on_anothers(tmp_path, full):
+    for gate in ("state", "other"):
+        await left_on(tmp_path / gate)
+    full.fill()
+    store = await opened(tmp_path / "state")
+    assert sent(await upload(store)) == [("T1", 100)]
+    (tmp_path / "state").rename(tmp_path / "taken out")
+    (tmp_path / "other").rename(tmp_path / "state")
+    full.empty()
+    assert not (await store.health()).disk_fails
+    assert sent(await upload(store)) == [("T1", 100)]
+    assert (await decide(store, "T1")).verdict.reason is Reason.ALREADY_SCANNED
+    await store.close()
+
+
+async def test_on_a_full_disk_another_services_tickets_are_not_decided_by_the_old_mirror(tmp_path, full):
+    await left_on(tmp_path)
+    full.fill()
+    store = await opened(tmp_path)
+    await store.bind("S2")
+    assert (await decide(store, "T2")).verdict.reason is Reason.NOT_READY
+    await load(store, ticket("T2"))
+    assert (await decide(store, "T2")).verdict.reason is Reason.VALID
+    assert (await store.state()).service == "S2"
+    await store.close()
+
+
+@pytest.mark.parametrize("name", ["journal.db", "mirror.db"])
+async def test_a_file_from_a_newer_gated_is_refused_on_a_full_disk_too(tmp_path, full, name):
+    await left_on(tmp_path)
+    connection = sqlite3.connect(tmp_path / name)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for fails in (False, True):
+        if fails:
+            full.fill()
+        with pytest.raises(StoreError, match="schema 99"):
+            Store(tmp_path, DeskRules())
+
+
+@pytest.mark.parametrize("name", ["journal.db", "mirror.db"])
+async def test_a_file_that_is_damaged_on_a_full_disk_is_done_without_until_it_can_be_mended(
+    tmp_path, full, monkeypatch, name
+):
+    await left_on(tmp_path)
+    (tmp_path / name).write_bytes(b"\0no database" * 500)
+    monkeypatch.setattr(files, "open_journal", full_disk_at_start)
+    store = await opened(tmp_path)
+    known = name == "journal.db"
+    assert (await store.health()).complete is known
+    await load(store, ticket("T2")) if not known else None
+    assert (await decide(store, "T2")).verdict.reason is Reason.VALID
+    assert [salvaged.kept for salvaged in (store.salvaged,) if salvaged] == [None] * known
+    monkeypatch.undo()
+    assert not (await store.health()).disk_fails
+    assert [bool(salvaged.kept) for salvaged in (store.salvaged,) if salvaged] == [True] * known
+    assert (await decide(store, "T2")).verdict.reason is Reason.ALREADY_SCANNED
+    await store.close()
+    assert reasons_on_disk(tmp_path)[-2:] == ["valid", "already_scanned"]
+
+
+def full_disk_at_start(*_: object, **__: object) -> None:
+    raise StoreError("database or disk is full")
 
 
 # ---- notes, upload
