@@ -221,7 +221,7 @@ class App:
 
         def interval() -> timedelta:
             failures = self._failures.get(name, 0)
-            return backoff.pause(failures, random.random(), wish_s) if failures else every()  # noqa: S311
+            return backoff.pause(failures, random.random(), wish_s) if failures else every()  # noqa: S311 - no secret
 
         self._jobs.add(name, attempt, interval)
 

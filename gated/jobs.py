@@ -108,7 +108,7 @@ class Jobs:
         try:
             async with asyncio.timeout(LONGEST.total_seconds()):
                 await job.run()
-            pause = job.pause() * random.uniform(1, 1 + _JITTER)  # noqa: S311
+            pause = job.pause() * random.uniform(1, 1 + _JITTER)  # noqa: S311 - no secret
         except asyncio.CancelledError:
             if job.task is not None and job.task.cancelling():
                 raise  # by us; else something that the job waited for was cancelled

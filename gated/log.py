@@ -42,7 +42,7 @@ Event = MutableMapping[str, Any]
 def set_up(out: BinaryIO | None = None, environment: Mapping[str, str] = os.environ) -> None:
     """Sends gated's log, and the libraries' warnings, to ``out``, unbuffered (standard output)."""
     # Unbuffered: at exit the interpreter waits for the lock of a buffered file that a blocked thread holds.
-    out = out or open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115
+    out = out or open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)  # noqa: SIM115 - for as long as the process lives
     os.set_blocking(out.fileno(), True)  # a terminal may have been left otherwise
     pump = _Pump(out)
     atexit.register(pump.flush)

@@ -68,10 +68,12 @@ class Front:
         if piece.take():
             self._beside.do(partial(step, self._second)).then(piece.settle)
         else:
-            self._beside.do(partial(self._second.overtake, scan.id)).then(
-                lambda decided: None if decided is None else piece.settle(decided)  # type: ignore[arg-type]
-            )
+            self._beside.do(partial(self._second.overtake, scan.id)).then(partial(self._overtaken, piece))
         self._wait(piece, GIVE_UP_S, self._give_up, piece)
+
+    def _overtaken(self, piece: Piece[Any], decided: Decided | BaseException | None) -> None:
+        if decided is not None:  # else the first desk is still looking up, or just done
+            piece.settle(decided)
 
     def _give_up(self, piece: Piece[Any]) -> None:
         piece.settle(StoreError("the disk does not answer", hint="Look at the gate's card or disk."))
