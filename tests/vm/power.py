@@ -10,7 +10,6 @@ import json
 import shutil
 import socket
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Callable
@@ -165,8 +164,9 @@ class Guest:
     def left(self, folder: Path) -> Path:
         """Unpacks what was taken out of the guest; returns the folder with the two databases."""
         shutil.rmtree(folder, ignore_errors=True)
-        with tarfile.open(self._left) as taken:
-            taken.extractall(folder, filter="data")
+        folder.mkdir()
+        # Not tarfile: Debian 12's Python 3.11.2 lacks its filters. What follows the archive is blank.
+        subprocess.run(["tar", "-xf", self._left, "-C", folder], check=True)
         return folder / "gated"
 
     def cut(self) -> None:
