@@ -91,7 +91,10 @@ class Endings:
 
     def _end(self, end: str, process: int) -> float | None:
         """Ends gated; returns when its process was gone, None if it was not there."""
-        handle = os.pidfd_open(process) if process else None
+        try:
+            handle = os.pidfd_open(process) if process else None
+        except ProcessLookupError:  # the end before this one has only just come to it
+            process, handle = 0, None
         if end in ("stop", "restart"):
             run("systemctl", "--no-block", end, "gated")
         elif process == 0:
