@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 # httpcore imports this at the first connection, for tens of milliseconds in which no scan would be read.
-import anyio._backends._asyncio  # noqa: F401
+import anyio._backends._asyncio  # noqa: F401 - for what it costs here and not there
 import httpx
 
 from gated import __version__

@@ -340,10 +340,6 @@ class Journal:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES ('room', zeroblob(?))", (_ROOM,))
         self._db.execute(f"PRAGMA cache_size = {size}")
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
-
     # Purge: forget, then wipe piece by piece, then compact
 
     def forget(self, running_ms: int, why: str, at: Moment) -> bytes:

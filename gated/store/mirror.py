@@ -282,10 +282,6 @@ class Mirror:
         if self._unfiled >= _UNFILED:
             self.checkpoint()
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
-
     # For people
 
     def look(self, digest: bytes) -> Looked | None:

@@ -40,7 +40,7 @@ def _rounds(folder: Path, rounds: int, scans: int) -> list[Fact]:
         "vm_floor": _compiled(folder),
         "sizes": json.dumps([rounds, scans]),
     }
-    print(f"pi: what the guest has said so far is in {folder}/pi/work/run.out", file=sys.stderr)
+    print(f"pi: what the guest has said so far is in {folder}/pi/boot/run.out", file=sys.stderr)
     facts = live(built(), folder / "pi", "vm_guest.py", _INSTALL_LIMIT_S + rounds * _ROUND_LIMIT_S, **files)
     found(facts, "install")
     took = [facts.get(f"round {number}", {"error": "never begun"}) for number in range(1, rounds + 1)]

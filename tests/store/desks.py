@@ -92,5 +92,5 @@ class Counter:
 
     def close(self) -> None:
         """Closes both files."""
-        self.mirror.close()
-        self.journal.close()
+        self.mirror_db.close()
+        self.journal_db.close()

@@ -23,7 +23,7 @@ def open_mirror(folder: Path, secrets: Secrets = SECRETS) -> Mirror:
 def mirror(tmp_path: Path):
     mirror = open_mirror(tmp_path)
     yield mirror
-    mirror.close()
+    mirror._db.close()
 
 
 def put(mirror: Mirror, *tickets: Ticket, asked_ms: int = 0, run: int = 0) -> None:
@@ -221,7 +221,7 @@ def test_a_restart_finds_all_rows_however_many_were_in_place(mirror, tmp_path, p
     put(mirror, *(ticket(f"T{number}", external_barcode_id=f"X{number}") for number in range(5)))
     for _ in range(pieces):
         mirror.place_piece()
-    mirror.close()
+    mirror._db.close()
     again = open_mirror(tmp_path)
     put(again, ticket("T1", remaining=7), ticket("T5"))
     while again.place_piece():
@@ -229,7 +229,7 @@ def test_a_restart_finds_all_rows_however_many_were_in_place(mirror, tmp_path, p
     assert (count(again), in_place(again)) == (6, 6)
     assert [find(again, f"T{number}").remaining for number in range(6)] == [1, 7, 1, 1, 1, 1]
     assert all(find(again, f"X{number}") for number in (0, 2, 3, 4))
-    again.close()
+    again._db.close()
 
 
 @pytest.mark.usefixtures("_small")
@@ -237,11 +237,11 @@ def test_what_is_in_place_is_not_read_again_at_a_start(mirror, tmp_path):
     put(mirror, *(ticket(f"T{number}") for number in range(5)))
     while mirror.place_piece():
         pass
-    mirror.close()
+    mirror._db.close()
     again = open_mirror(tmp_path)
     put(again, *(ticket(f"T{number}") for number in range(9)))
     assert not again.crowded
-    again.close()
+    again._db.close()
 
 
 def test_what_was_written_moves_into_the_file_once_it_is_much(mirror, tmp_path, monkeypatch):
@@ -289,13 +289,13 @@ def test_a_mirror_under_another_secret_empties_itself(tmp_path):
     first = open_mirror(tmp_path)
     first.set_note("complete", 1)
     put(first, ticket())
-    first.close()
+    first._db.close()
     same = open_mirror(tmp_path)
     assert count(same) == 1
-    same.close()
+    same._db.close()
     other = open_mirror(tmp_path, Secrets(b"2" * 32))
     assert (count(other), other.note("complete")) == (0, None)
-    other.close()
+    other._db.close()
 
 
 def test_the_latest_time_a_row_was_asked_for_is_remembered(mirror):

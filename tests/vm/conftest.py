@@ -51,9 +51,9 @@ def built() -> Path:
 def live(machine: Path, place: Path, script: str, limit_s: int, **files: str) -> dict[str, Fact]:
     """Boots the machine with gated in its luggage, lets guest/``script`` run; every step's fact, by its name.
 
-    ``files`` are for the script, by name. What the guest says is in ``place``/work/run.out as it says it.
+    ``files`` are for the script, by name. What the guest says is in ``place``/boot/run.out as it says it.
     """
-    luggage, work = place / "run", place / "work"
+    luggage, work = place / "run", place / "boot"
     shutil.copytree(HERE / "guest", luggage, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("systemd", "config"):
         shutil.copytree(CHECKOUT / part, luggage / part)

@@ -33,7 +33,7 @@ def cycles(virtual_pi: Path, tmp_path_factory: pytest.TempPathFactory) -> list[C
     facts = live(virtual_pi, place, "endings.py", LIMIT_S, cycles=str(CYCLES), seed=SEED)
     found(facts, "begin")
     cycles = [found(facts, f"ending {number}") for number in range(CYCLES)]
-    print("\n" + summary(cycles), f"facts: {place}/work/run.out", sep="\n")
+    print("\n" + summary(cycles), f"facts: {place}/boot/run.out", sep="\n")
     return cycles
 
 
