@@ -168,7 +168,7 @@ class App:
             trusted_hosts=config.api.trusted_hosts,
             page_size=config.api.page_size,
         )
-        api = TicketScanApi(settings, self._password)
+        api = TicketScanApi(settings, self._password, give_way=self._store.give_way)
         stack.push_async_callback(api.close)
         rules = AskingRules(config.api.direct_timeout, config.decision.fallback is Fallback.LOCAL)
         self._asker = Asker(api, self._store, rules, self._clock)

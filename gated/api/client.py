@@ -13,10 +13,11 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlsplit
@@ -75,8 +76,9 @@ class Dated(Generic[_T]):
 class TicketScanApi:
     """The API as one scan user. Every call raises ApiError if it fails, and nothing else.
 
-    ``transport`` takes the place of the network in tests; ``monotonic`` gives seconds since boot. Raises
-    ConfigError if the ``ca_file`` can't be used.
+    ``transport`` takes the place of the network in tests; ``monotonic`` gives seconds since boot.
+    ``give_way`` is awaited between two pieces of what takes long. Raises ConfigError if the ``ca_file`` is
+    no use.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class TicketScanApi:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        give_way: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         _hush()
+        self._give_way = give_way or partial(asyncio.sleep, 0)
         opener = Opener(
             device_info=settings.device_info,
             ca_file=settings.ca_file,
@@ -145,7 +149,8 @@ class TicketScanApi:
 
         answer = await self._call(self._transfers, request)
         with _reading(answer):
-            return _dated(answer, await _in_turns(wire.reading_page(answer.body, asked=page, limit=size)))
+            reading = wire.reading_page(answer.body, asked=page, limit=size)
+            return _dated(answer, await self._in_turns(reading))
 
     async def check_in(self, service_id: str, barcode_id: str) -> Dated[DirectAnswer]:
         """Checks a ticket in. Only code 100 with ``matches`` admits.
@@ -181,6 +186,15 @@ class TicketScanApi:
         """Closes all connections. No call may follow."""
         await self._direct.close()
         await self._transfers.close()
+
+    async def _in_turns(self, reading: Generator[None, None, _T]) -> _T:
+        while True:
+            try:
+                next(reading)
+            except StopIteration as done:
+                read: _T = done.value
+                return read
+            await self._give_way()
 
     def _services_request(self, user_id: str) -> Request:
         path = f"users/{quote(user_id, safe='')}/services"
@@ -286,17 +300,6 @@ def _refuses_token(answer: Answer) -> bool:
 def _read(answer: Answer, reader: Callable[[bytes], _T]) -> _T:
     with _reading(answer):
         return reader(answer.body)
-
-
-async def _in_turns(reading: Generator[None, None, _T]) -> _T:
-    """Goes on with it whenever all that waited for the loop has had its turn."""
-    while True:
-        try:
-            next(reading)
-        except StopIteration as done:
-            read: _T = done.value
-            return read
-        await asyncio.sleep(0)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -403,7 +403,7 @@ class Store:
         pieces = [tickets[start : start + _PIECE] for start in range(0, len(tickets), _PIECE)]
         doubles = await asyncio.gather(*(self._writer.do(partial(write, piece)) for piece in pieces))
         await self._writer.do(self._mirror.checkpoint_if_due)
-        if await self._writer.do(lambda: self._mirror.crowded):
+        if self._mirror.crowded:
             await self.put_in_place()
         return tuple(chain.from_iterable(doubles))
 
@@ -446,8 +446,15 @@ class Store:
         """What the store holds now; while the disk keeps it waiting, what it held when it was last asked."""
         if self._front.hangs and self._last_state is not None:
             return self._last_state
-        self._last_state = await self._writer.do(self._state)
+        counting = self._outbox.counting()
+        while (size := await self._writer.do(partial(_go_on, counting))) is None:
+            pass
+        self._last_state = await self._writer.do(partial(self._state, size))
         return self._last_state
+
+    async def give_way(self) -> None:
+        """Waits while a scan is being decided: what takes long on the loop asks between two pieces of it."""
+        await self._front.quiet()
 
     async def health(self) -> Health:
         """What hampers the lanes now."""
@@ -555,7 +562,7 @@ class Store:
         memory.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
         memory.service_read_ms = self._mirror.note("types_ms") or 0
 
-    def _state(self) -> StoreState:
+    def _state(self, outbox: OutboxSize) -> StoreState:
         note = self._mirror.note
         return StoreState(
             service=self._memory.service or None,
@@ -569,9 +576,19 @@ class Store:
             unstable=note("unstable") or 0,
             agreed=bool(note("agreed")),
             tickets=note("tickets") or 0,
-            outbox=self._outbox.size(),
+            outbox=outbox,
             undurable=self._desk.write_waiting(),
         )
+
+
+def _go_on(counting: Generator[None, None, OutboxSize]) -> OutboxSize | None:
+    """One step of a count; what was counted, if it was the last."""
+    try:
+        next(counting)
+    except StopIteration as done:
+        size: OutboxSize = done.value
+        return size
+    return None
 
 
 def _dispatched(entry: Entry, **changes: Any) -> Entry:

@@ -30,6 +30,9 @@ class Front:
         self._first = first
         self._second = second
         self._beside = Writer("store beside")
+        self._timers: dict[Piece[Any], asyncio.TimerHandle] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
 
     def start(self) -> None:
         """Starts the second desk's thread."""
@@ -49,6 +52,11 @@ class Front:
         """Whether the disk holds the first desk up."""
         return self._writer.busy_s > PATIENCE_S
 
+    async def quiet(self) -> None:
+        """Waits until no scan is at a desk, after all that waits for the loop has had its turn."""
+        await asyncio.sleep(0)
+        await self._quiet.wait()
+
     def do(self, scan: Scan, step: Callable[[Desk], T]) -> Piece[T]:
         """Hands in a step of a scan. Its error is StoreError where neither desk can answer."""
         if self.hangs:
@@ -58,10 +66,17 @@ class Front:
             piece = self._writer.do(partial(step, self._first), urgent=True)
             self._wait(piece, PATIENCE_S, self._overdue, piece, scan, step)
         piece.late = self._take_back
+        piece.ended = partial(self._ended, piece)
         return piece
 
     def _wait(self, piece: Piece[Any], seconds: float, then: Callable[..., None], *about: object) -> None:
-        piece.timer = asyncio.get_running_loop().call_later(seconds, then, *about)
+        self._quiet.clear()
+        self._timers[piece] = asyncio.get_running_loop().call_later(seconds, then, *about)
+
+    def _ended(self, piece: Piece[Any]) -> None:
+        self._timers.pop(piece).cancel()
+        if not self._timers:
+            self._quiet.set()
 
     def _overdue(self, piece: Piece[T], scan: Scan, step: Callable[[Desk], T]) -> None:
         """The second desk takes a step that the first has not begun; or the decision that it can't write."""

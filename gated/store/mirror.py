@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import wraps
+from functools import cache, wraps
+from itertools import chain
 from typing import Any, ParamSpec, TypeVar
 
 from gated.core.outbox import Shown
@@ -56,16 +57,28 @@ _FIND = f"""
     FROM external JOIN ticket ON ticket.number = {_number("external.ticket")}
     WHERE external.digest = ?1 AND ticket.external = external.digest AND absent = 0
 """
-_UPSERT = f"""
-    INSERT INTO ticket (number, digest, batch, {_COLUMNS}, asked_ms, run, absent)
-    VALUES ({_number("?1")}, ?1, ?, {", ".join("?" * 18)}, ?, ?, 0)
-    ON CONFLICT (number) DO UPDATE SET
-        (batch, {_COLUMNS}, asked_ms, run, absent) =
-        (excluded.batch, {", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))},
-         excluded.asked_ms, max(excluded.run, run), 0)
-"""
 # A row that can't be read leaves an older readable one as it was, and proves that the ticket is still there.
 _SEEN = f"UPDATE ticket SET run = max(?2, run), absent = 0 WHERE number = {_number('?1')} AND unreadable = ''"
+
+
+# Rows that are written by one statement: each costs Python's lock, which SQLite gives back while it works.
+_TOGETHER = 25
+
+
+@cache
+def _upsert(rows: int) -> str:
+    """Writes so many rows. It takes ``asked_ms`` and ``run``, then digest, batch and columns of each."""
+    values = 2 + len(_COLUMNS.split(","))
+    row = f"({', '.join('?' * values)})"
+    return f"""
+        INSERT INTO ticket (number, digest, batch, {_COLUMNS}, asked_ms, run, absent)
+        SELECT {_number("column1")}, {", ".join(f"column{place + 1}" for place in range(values))}, ?1, ?2, 0
+        FROM (VALUES {", ".join([row] * rows)}) WHERE true
+        ON CONFLICT (number) DO UPDATE SET
+            (batch, {_COLUMNS}, asked_ms, run, absent) =
+            (excluded.batch, {", ".join("excluded." + name.strip() for name in _COLUMNS.split(","))},
+             excluded.asked_ms, max(excluded.run, run), 0)
+    """
 
 
 # Shorter than a ticket's digest, so that none is taken for the other.
@@ -218,13 +231,13 @@ class Mirror:
             for digest in [digest for digest, ticket in rows.items() if ticket.unreadable]:
                 if self._db.execute(_SEEN, (digest, run)).rowcount:
                     del rows[digest]
-            self._db.executemany(
-                _UPSERT,
-                [
-                    (digest, self._batch(ticket), self._sealed(ticket, digest), *_row(ticket), asked_ms, run)
-                    for digest, ticket in rows.items()
-                ],
-            )
+            values = [
+                (digest, self._batch(ticket), self._sealed(ticket, digest), *_row(ticket))
+                for digest, ticket in rows.items()
+            ]
+            for first in range(0, len(values), _TOGETHER):
+                some = values[first : first + _TOGETHER]
+                self._db.execute(_upsert(len(some)), (asked_ms, run, *chain.from_iterable(some)))
             new = self._recall(last)
             self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
         self._recent += new

@@ -5,7 +5,7 @@ or no answer came, and it waits for a download to show whether the server has it
 deleted because a server said no. All methods run on the database thread, each write in one transaction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +54,13 @@ _ADMITTED_SINCE = (
     f" ({Kind.CHECK_IN:d}, {Kind.OTHER:d}, {Kind.CHECK_OUT:d}))"
     " FROM scan c JOIN scan e ON e.ticket = c.ticket AND e.direction = c.direction"
     " WHERE c.seq = ? AND c.regranted = 0 AND e.moves = 1 AND e.seq > c.seq ORDER BY e.seq LIMIT 1"
+)
+
+# Rows that are counted in one go, and of what: of one kind, after a number. It says where to go on.
+_COUNTED = 4096
+_COUNT = (
+    "SELECT count(*), count(parked), min(seq), max(seq)"
+    " FROM (SELECT seq, parked FROM outbox WHERE kind = ? AND seq > ? ORDER BY seq LIMIT ?)"
 )
 
 # Rows of a batch at least, however few the server takes at once: for one to be parked, another has to prove
@@ -227,14 +234,29 @@ class Outbox:
 
     def size(self) -> OutboxSize:
         """How much waits for the server."""
-        check_ins, others, parked, oldest = self._db.execute(
-            "SELECT coalesce(sum(kind = 0), 0), coalesce(sum(kind <> 0), 0),"
-            " coalesce(sum(parked IS NOT NULL), 0), min(seq) FROM outbox"
-        ).fetchone()
-        if oldest is None:
-            return OutboxSize(0, 0, 0, None)
-        since = self._db.execute("SELECT wall_ms FROM scan WHERE seq = ?", (oldest,)).fetchone()
-        return OutboxSize(check_ins, others, parked, since and since[0])
+        counting = self.counting()
+        while True:
+            try:
+                next(counting)
+            except StopIteration as done:
+                size: OutboxSize = done.value
+                return size
+
+    def counting(self) -> Generator[None, None, OutboxSize]:
+        """Counts as :meth:`size` does, and gives way after some rows: a scan need not wait for all."""
+        found = dict.fromkeys(Kind, 0)
+        parked, oldest = 0, []
+        for kind in Kind:
+            after: int | None = 0
+            while after is not None:
+                rows, kept, first, after = self._db.execute(_COUNT, (kind, after, _COUNTED)).fetchone()
+                found[kind] += rows
+                parked += kept
+                oldest += [first] if first else []
+                yield
+        since = self._db.execute("SELECT min(wall_ms) FROM scan WHERE seq = ?", (min(oldest, default=0),))
+        check_ins = found.pop(Kind.CHECK_IN)
+        return OutboxSize(check_ins, sum(found.values()), parked, since.fetchone()[0])
 
     def _oldest(self, whose: str, service: str, limit: int, at: Moment) -> list[_Columns]:
         """The oldest rows of one kind that may be sent, the last one exchanged for the newest.

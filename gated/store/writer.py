@@ -24,12 +24,12 @@ T = TypeVar("T")
 class Piece(Generic[T]):
     """Work that was handed in. ``await`` it, or be told by :meth:`then` without another turn of the loop."""
 
-    __slots__ = ("_outcome", "_taken", "_then", "late", "timer", "work")
+    __slots__ = ("_outcome", "_taken", "_then", "ended", "late", "work")
 
     def __init__(self, work: Callable[[], T]) -> None:
         self.work = work
-        self.timer: asyncio.TimerHandle | None = None
-        """Cancelled when the outcome is there."""
+        self.ended: Callable[[], None] | None = None
+        """Called when the outcome is there, before it is told."""
         self.late: Callable[[T | BaseException, T | BaseException], None] | None = None
         """Called with the outcome that was told, and one that came after it."""
         self._taken = threading.Lock()
@@ -47,8 +47,8 @@ class Piece(Generic[T]):
                 self.late(self._outcome[0], outcome)
             return
         self._outcome = (outcome,)
-        if self.timer is not None:
-            self.timer.cancel()
+        if self.ended is not None:
+            self.ended()
         if self._then is not None:
             self._then(outcome)
 

@@ -434,6 +434,25 @@ def test_the_size_of_the_outbox_says_since_when_the_oldest_waits(counter):
     assert (size.check_ins, size.others, size.oldest_ms) == (1, 1, (UNIX_NOON + 5) * 1000)
 
 
+def test_the_outbox_is_counted_in_pieces_that_a_scan_need_not_wait_for(counter, monkeypatch):
+    monkeypatch.setattr("gated.store.outbox._COUNTED", 2)
+    for barcode in ("T1", "T2", "T3", "nobody's", "nobody's"):
+        counter.decide(scan(barcode))
+    counter.outbox.park(freeze(counter, 3)[:1], "refused")
+    counting = counter.outbox.counting()
+    pieces = 0
+    while True:
+        try:
+            next(counting)
+        except StopIteration as done:
+            size = done.value
+            break
+        pieces += 1
+    assert (size.check_ins, size.others, size.parked) == (3, 2, 1)
+    assert size == counter.outbox.size()
+    assert pieces == 6  # two, one and none; two and none; none
+
+
 def test_people_see_every_row_in_the_order_of_the_scans_page_by_page(counter):
     for barcode in ("nobody's", "T1", "T1", "T2", "T3"):
         counter.decide(scan(barcode))
