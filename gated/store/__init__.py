@@ -9,6 +9,7 @@ Files that can't be written at the start are read, and opened again once they ca
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -120,6 +121,7 @@ class Store:
             raise StoreError(f"{state_dir}: {error}") from error
         self._writer = Writer("store", self._mend)
         self._front = Front(self._writer, self._desk, self._desk_beside)
+        self._mirror_stays = threading.Lock()  # held while its WAL is moved
         self._last_state: StoreState | None = None
         self.mirrors_renewed = int(self._files.mirror_renewed)
         """How often the mirror was found damaged and begun anew: each time it has to be downloaded again."""
@@ -134,10 +136,10 @@ class Store:
             self._secret = self._journal.secret()
             secrets = Secrets(self._secret)
             try:
-                self._mirror = Mirror(files.mirror, secrets)
+                self._mirror = Mirror(files.mirror, files.mirror_filing, secrets)
             except MirrorDamaged:
                 files.renew_mirror()
-                self._mirror = Mirror(files.mirror, secrets)
+                self._mirror = Mirror(files.mirror, files.mirror_filing, secrets)
             self._mirror_beside = MirrorBeside(files.mirror_beside, secrets)
             so_far_ms = max(self._journal.ran_until_ms(), self._mirror.ran_until_ms())
             self._running = RunningTime(so_far_ms, time.monotonic())
@@ -181,7 +183,7 @@ class Store:
     @property
     def hangs(self) -> bool:
         """Whether the disk keeps the store waiting."""
-        return self._front.hangs
+        return self._front.holds_others_up
 
     def _mend(self, error: BaseException) -> bool:
         """On the database thread, after an error: renews what is damaged. Says whether that was done."""
@@ -206,16 +208,17 @@ class Store:
         self._journal_beside.go_on(self._files.journal_beside)
 
     def _renew_mirror(self) -> None:
-        with self._memory.lock:  # the other thread reads the mirror under it
-            self._files.renew_mirror()
-            self._go_on_with_mirror()
-        self._mirror.claim()
-        self._mirror.bind(self._memory.service)
+        with self._mirror_stays:
+            with self._memory.lock:  # the other thread reads the mirror under it
+                self._files.renew_mirror()
+                self._go_on_with_mirror()
+            self._mirror.claim()
+            self._mirror.bind(self._memory.service)
         self._recall()
 
     def _go_on_with_mirror(self) -> None:
-        self._mirror.go_on(self._files.mirror)
-        self._mirror_beside.go_on(self._files.mirror_beside)
+        self._mirror.go_on(self._files.mirror, self._files.mirror_filing)
+        self._mirror_beside.read_on(self._files.mirror_beside)
 
     def _catch_up(self) -> int:
         """Goes on with the files once they can be written; writes what waits, returns how much still does."""
@@ -402,7 +405,7 @@ class Store:
         # Handed in at once, so that the thread need not wait for the loop between two of them.
         pieces = [tickets[start : start + _PIECE] for start in range(0, len(tickets), _PIECE)]
         doubles = await asyncio.gather(*(self._writer.do(partial(write, piece)) for piece in pieces))
-        await self._writer.do(self._mirror.checkpoint_if_due)
+        await self._file_if_due()
         if self._mirror.crowded:
             await self.put_in_place()
         return tuple(chain.from_iterable(doubles))
@@ -410,7 +413,20 @@ class Store:
     async def put_in_place(self) -> None:
         """Files the tickets that are new: those that are not have to be read again at the next start."""
         while await self._writer.do(self._mirror.place_piece):
-            await self._writer.do(self._mirror.checkpoint_if_due)
+            await self._file_if_due()
+
+    async def _file_if_due(self) -> None:
+        if self._mirror.checkpoint_due:
+            await self._file()
+
+    async def _file(self) -> None:
+        """Moves what was downloaded from the WAL into the file: apart, as that waits for the disk twice."""
+
+        def file() -> None:
+            with self._mirror_stays:
+                self._mirror.checkpoint()
+
+        await self._writer.do_apart(file)
 
     async def remember(self, **notes: int | str | None) -> None:
         """Notes where downloads stand, all at once."""
@@ -444,7 +460,7 @@ class Store:
 
     async def state(self) -> StoreState:
         """What the store holds now; while the disk keeps it waiting, what it held when it was last asked."""
-        if self._front.hangs and self._last_state is not None:
+        if self.hangs and self._last_state is not None:
             return self._last_state
         counting = self._outbox.counting()
         while (size := await self._writer.do(partial(_go_on, counting))) is None:
@@ -477,10 +493,12 @@ class Store:
             waiting = self._catch_up()
             if not self._files.unwritable:
                 self._journal.checkpoint(self._running.at(time.monotonic()))
-                self._mirror.checkpoint()
             return waiting
 
-        return await self._writer.do(keep)
+        waiting = await self._writer.do(keep)
+        if not self._files.unwritable:
+            await self._file()
+        return waiting
 
     # For people
 
@@ -529,7 +547,7 @@ class Store:
         if waiting and not lose_outbox:
             return waiting
         while await self._writer.do(self._mirror.wipe_piece):
-            await self._writer.do(self._mirror.checkpoint)
+            await self._file()
         while await self._writer.do(self._journal.wipe_piece):
             await self._writer.do(lambda: self._journal.checkpoint(self._running.at(time.monotonic())))
         await self._writer.do(self._files.forget_kept)

@@ -1,9 +1,10 @@
 """Opens a SQLite file as gated wants it, and brings its schema up to date.
 
-One connection a file, used by one thread, does all writes and checkpoints: SQLite before 3.51.3 can corrupt a
-WAL that two connections reset at once (release notes of 3.51.3). A second one only reads, for when the first
-waits for the disk; it is closed before the first, or it would be the one to remove the WAL. Checkpoints are
-ours to time, so that no scan pays for one.
+One connection a file, used by one thread, does all writes. A second one only reads, for when the first waits
+for the disk; it is closed before the first, or it would be the one to remove the WAL. Checkpoints are ours to
+time, so that no scan pays for one. Those of the mirror have a connection of their own, and nobody writes it
+meanwhile: SQLite before 3.51.3 can corrupt a WAL that two connections write or reset at once (release notes
+of 3.51.3).
 
 Where the disk can't be written a file is read in place, or a new one is begun in memory.
 """
@@ -121,6 +122,18 @@ def open_beside(path: Path) -> Connection:
     try:
         connection = _connect(path, "ro")
         connection.execute("PRAGMA cache_size = -256")  # KiB
+        connection.execute("SELECT count(*) FROM meta").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}") from error
+    return connection
+
+
+def open_filing(path: Path) -> Connection:
+    """Another connection to ``path``, open in this process already, for checkpoints. Raises StoreError."""
+    try:
+        connection = _connect(path, "rw")
+        for pragma in ("synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_size = -256"):  # KiB
+            connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT count(*) FROM meta").fetchone()
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error

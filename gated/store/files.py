@@ -30,6 +30,7 @@ from gated.store.database import (
     beside_in_memory,
     open_beside,
     open_database,
+    open_filing,
     open_in_memory,
     open_to_read,
     try_to_write,
@@ -55,6 +56,8 @@ class Files:
     mirror: Connection
     journal_beside: Connection
     mirror_beside: Connection
+    mirror_filing: Connection
+    """A second one that writes, for checkpoints alone: see gated/store/database.py."""
     outbox: Connection
     """Where the outbox is written: the journal, or a copy in memory."""
     salvaged: Salvaged | None
@@ -91,8 +94,10 @@ class Files:
             journal_beside = open_beside(folder / JOURNAL)
             opened.callback(journal_beside.close)
             mirror_beside = open_beside(folder / MIRROR)
+            opened.callback(mirror_beside.close)
+            filing = open_filing(folder / MIRROR)
             opened.pop_all()
-        return cls(folder, journal, mirror, journal_beside, mirror_beside, journal, salvaged, renewed)
+        return cls(folder, journal, mirror, journal_beside, mirror_beside, filing, journal, salvaged, renewed)
 
     @classmethod
     def open_to_read(cls, folder: Path, why: str) -> "Files":
@@ -113,6 +118,7 @@ class Files:
             mirror,
             journal_beside,
             mirror_beside,
+            mirror_beside,  # there is no WAL that could be moved
             outbox,
             salvaged,
             mirror_renewed=False,
@@ -175,9 +181,11 @@ class Files:
             _remove(path)
             self.mirror = open_database(path, "mirror", synchronous="NORMAL")
             self.mirror_beside = open_beside(path)
+            self.mirror_filing = open_filing(path)
         except (OSError, StoreError) as error:
             self.unwritable = self.unwritable or str(error)
             self.mirror, self.mirror_beside = _mirror_in_memory()
+            self.mirror_filing = self.mirror_beside
             self.mirror_in_memory = True
 
     def renew_journal(self, secret: bytes) -> None:
@@ -211,12 +219,13 @@ class Files:
 
     def close(self) -> None:
         """Closes all of them."""
-        for connection in (self.journal_beside, self.mirror_beside, self.outbox, self.journal, self.mirror):
+        for connection in (self.journal_beside, self.outbox, self.journal):
             connection.close()
+        self._close_mirror()
 
     def _close_mirror(self) -> None:
-        self.mirror_beside.close()
-        self.mirror.close()
+        for connection in (self.mirror_beside, self.mirror_filing, self.mirror):
+            connection.close()
 
 
 def _open_mirror(path: Path) -> tuple[Connection, bool]:

@@ -52,6 +52,11 @@ class Front:
         """Whether the disk holds the first desk up."""
         return self._writer.busy_s > PATIENCE_S
 
+    @property
+    def holds_others_up(self) -> bool:
+        """Whether the disk holds up what is no scan."""
+        return self._writer.held_up_s > PATIENCE_S
+
     async def quiet(self) -> None:
         """Waits until no scan is at a desk, after all that waits for the loop has had its turn."""
         await asyncio.sleep(0)

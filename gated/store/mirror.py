@@ -142,14 +142,15 @@ def _all_tell_damage(mirror: type["Mirror"]) -> type["Mirror"]:
 class Mirror:
     """The mirror's rows."""
 
-    def __init__(self, connection: Connection, secrets: Secrets) -> None:
+    def __init__(self, connection: Connection, filing: Connection, secrets: Secrets) -> None:
+        """``filing`` is a second connection to the same file, for :meth:`checkpoint`."""
         self._secrets = secrets
-        self.go_on(connection)
+        self.go_on(connection, filing)
         self.claim()
 
-    def go_on(self, connection: Connection) -> None:
+    def go_on(self, connection: Connection, filing: Connection) -> None:
         """Goes on with another file, to be claimed unless somebody else writes it."""
-        self._db = connection
+        self._db, self._filing = connection, filing
         self._recent = self._unfiled = 0
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("CREATE TEMP TABLE recent (digest BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
@@ -285,15 +286,15 @@ class Mirror:
         query = "SELECT count(*) FROM ticket WHERE number BETWEEN ? AND ? AND absent = 0"
         return int(self._db.execute(query, span).fetchone()[0])
 
-    def checkpoint(self) -> None:
-        """Moves what the WAL holds into the file; waits for nobody."""
-        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        self._unfiled = 0
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the WAL holds much."""
+        return self._unfiled >= _UNFILED
 
-    def checkpoint_if_due(self) -> None:
-        """Moves it once that is much."""
-        if self._unfiled >= _UNFILED:
-            self.checkpoint()
+    def checkpoint(self) -> None:
+        """Moves what the WAL holds into the file: on any thread while nobody writes. Waits for no lock."""
+        self._filing.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._unfiled = 0
 
     # For people
 
@@ -373,11 +374,11 @@ class MirrorBeside(Mirror):
 
     def __init__(self, connection: Connection, secrets: Secrets) -> None:
         self._secrets = secrets
-        self.go_on(connection)
+        self.read_on(connection)
 
-    def go_on(self, connection: Connection) -> None:
+    def read_on(self, connection: Connection) -> None:
         """Goes on with another file."""
-        super().go_on(connection)
+        self.go_on(connection, connection)
         self._recalled = -1
 
     def find(self, barcode: str) -> Found | Ambiguous | None:

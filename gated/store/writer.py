@@ -1,8 +1,9 @@
 """A database thread: one piece of work at a time, scans before everything else.
 
 What is handed in runs to its end even when nobody waits for it any more, so each piece is one transaction.
-Long work is handed in as many short pieces: between two of them a scan goes first. A piece that has not begun
-can be taken back, by whoever can't wait for it.
+Long work is handed in as many short pieces: between two of them a scan goes first. What can't be cut and only
+waits for the disk runs apart, on a thread of its own; until it ends, urgent pieces alone are run, so that no
+other touches what it works on. A piece that has not begun can be taken back, by whoever can't wait for it.
 """
 
 import asyncio
@@ -24,10 +25,11 @@ T = TypeVar("T")
 class Piece(Generic[T]):
     """Work that was handed in. ``await`` it, or be told by :meth:`then` without another turn of the loop."""
 
-    __slots__ = ("_outcome", "_taken", "_then", "ended", "late", "work")
+    __slots__ = ("_outcome", "_taken", "_then", "apart", "ended", "late", "work")
 
-    def __init__(self, work: Callable[[], T]) -> None:
+    def __init__(self, work: Callable[[], T], *, apart: bool = False) -> None:
         self.work = work
+        self.apart = apart
         self.ended: Callable[[], None] | None = None
         """Called when the outcome is there, before it is told."""
         self.late: Callable[[T | BaseException, T | BaseException], None] | None = None
@@ -69,14 +71,19 @@ class Writer:
     """Runs callables on its own thread; ``urgent`` ones first, each kind in the order handed in."""
 
     def __init__(self, name: str, mend: Callable[[BaseException], bool] = lambda _: False) -> None:
-        """``mend`` is asked on the thread when a piece has failed: if it says so, that runs once more."""
+        """``mend`` is asked on the thread when a piece has failed: if it says so, that runs once more.
+
+        A piece that ran apart does not.
+        """
         self._urgent: deque[Piece[Any]] = deque()
         self._others: deque[Piece[Any]] = deque()
         self._tokens: SimpleQueue[bool] = SimpleQueue()  # one True for each piece, False to end
+        self._owed: list[bool] = []  # tokens that came while a piece ran apart
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._mend = mend
         self._loop: asyncio.AbstractEventLoop | None = None
         self._began: float | None = None  # when the piece that runs began, monotonic
+        self._apart_since: float | None = None  # likewise, of the one that runs apart
         self._ended = asyncio.Event()
         self._closed = False
 
@@ -92,20 +99,30 @@ class Writer:
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds the piece that runs has been running."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        """For how many seconds the piece that runs has been running; one apart does not count."""
+        return _since(self._began)
+
+    @property
+    def held_up_s(self) -> float:
+        """For how many seconds what is not urgent has had to wait for one piece, be that apart or not."""
+        return max(_since(self._began), _since(self._apart_since))
 
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.
 
         Raises StoreError once the thread is to end.
         """
+        return self._hand_in(Piece(work), self._urgent if urgent else self._others)
+
+    def do_apart(self, work: Callable[[], T]) -> Piece[T]:
+        """Hands in one piece that runs on a thread of its own. Raises as :meth:`do` does."""
+        return self._hand_in(Piece(work, apart=True), self._others)
+
+    def _hand_in(self, piece: Piece[T], to: deque[Piece[Any]]) -> Piece[T]:
         assert self._loop is not None, "start first"
         if self._closed:
             raise StoreError("the store is closed")
-        piece = Piece(work)
-        (self._urgent if urgent else self._others).append(piece)
+        to.append(piece)
         self._tokens.put(True)
         return piece
 
@@ -119,14 +136,46 @@ class Writer:
         return self._ended.is_set() or not self.alive
 
     def _work(self) -> None:
-        while self._tokens.get():
-            piece = (self._urgent or self._others).popleft()
-            if piece.take():
-                self._began = time.monotonic()
-                outcome = self._outcome(piece)
-                self._began = None
-                self._deliver(partial(piece.settle, outcome))
+        while True:
+            token = self._tokens.get()
+            if self._apart_since is not None and not (token and self._urgent):
+                self._owed.append(token)
+            elif token:
+                self._run((self._urgent or self._others).popleft())
+            else:
+                break
         self._deliver(self._ended.set)
+
+    def _run(self, piece: Piece[Any]) -> None:
+        if not piece.take():
+            return
+        if piece.apart:
+            self._apart_since = time.monotonic()
+            threading.Thread(target=self._run_apart, args=(piece,), name="store apart", daemon=True).start()
+            return
+        self._began = time.monotonic()
+        outcome = self._outcome(piece)
+        self._began = None
+        self._deliver(partial(piece.settle, outcome))
+
+    def _run_apart(self, piece: Piece[Any]) -> None:
+        try:
+            outcome = piece.work()
+        except BaseException as error:  # noqa: BLE001 - supervisor: it belongs to whoever waits
+            outcome = error
+        self._urgent.append(Piece(partial(self._rejoin, piece, outcome)))
+        self._tokens.put(True)
+
+    def _rejoin(self, piece: Piece[Any], outcome: object) -> None:
+        """On the thread again, once that piece has ended: the others go on, in their order."""
+        self._apart_since = None
+        for token in self._owed:
+            self._tokens.put(token)
+        self._owed.clear()
+        if isinstance(outcome, BaseException):
+            self._mend(outcome)
+            outcome = _told(outcome)
+        self._deliver(partial(piece.settle, outcome))
 
     def _outcome(self, piece: Piece[T]) -> T | BaseException:
         try:
@@ -141,6 +190,10 @@ class Writer:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
             self._loop.call_soon_threadsafe(news)
+
+
+def _since(began: float | None) -> float:
+    return 0.0 if began is None else time.monotonic() - began
 
 
 def _told(error: BaseException) -> BaseException:

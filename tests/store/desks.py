@@ -52,7 +52,7 @@ class Counter:
         self.mirror_db = open_database(folder / "mirror.db", "mirror", synchronous="OFF")
         self.journal = Journal(self.journal_db)
         self.outbox = Outbox(self.journal_db)
-        self.mirror = Mirror(self.mirror_db, Secrets(self.journal.secret()))
+        self.mirror = Mirror(self.mirror_db, self.mirror_db, Secrets(self.journal.secret()))
         so_far = max(self.journal.ran_until_ms(), self.mirror.ran_until_ms())
         self.running = RunningTime(so_far, monotonic)
         self.memory = Memory.of(self.journal, self.running, rules or DeskRules())

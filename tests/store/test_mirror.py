@@ -16,7 +16,8 @@ SECRETS = Secrets(b"1" * 32)
 
 
 def open_mirror(folder: Path, secrets: Secrets = SECRETS) -> Mirror:
-    return Mirror(open_database(folder / "mirror.db", "mirror", synchronous="OFF"), secrets)
+    connection = open_database(folder / "mirror.db", "mirror", synchronous="OFF")
+    return Mirror(connection, connection, secrets)
 
 
 @pytest.fixture
@@ -250,10 +251,13 @@ def test_what_was_written_moves_into_the_file_once_it_is_much(mirror, tmp_path, 
     path = tmp_path / "mirror.db"
     before = path.read_bytes()
     for number in range(3):
-        assert path.read_bytes() == before
+        assert not mirror.checkpoint_due
         put(mirror, ticket(f"T{number}"))
-        mirror.checkpoint_if_due()
+    assert path.read_bytes() == before
+    assert mirror.checkpoint_due
+    mirror.checkpoint()
     assert path.read_bytes() != before
+    assert not mirror.checkpoint_due
 
 
 def test_an_emptied_mirror_knows_no_new_rows_either(mirror):

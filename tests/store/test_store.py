@@ -818,3 +818,15 @@ async def test_a_stolen_card_gives_away_no_barcode_and_no_external_id(tmp_path):
 
 def everything_in(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+
+
+async def test_a_scan_waits_for_no_checkpoint_of_the_mirror(store, monkeypatch):
+    gateway = Gateway(monkeypatch, Mirror, "checkpoint")
+    upkeep = asyncio.create_task(store.upkeep())
+    await gateway.wait()
+    decided = await decide(store, "T1")
+    assert decided.verdict.admitted
+    assert decided.seq is not None
+    assert not upkeep.done()
+    gateway.open()
+    assert await upkeep == 0

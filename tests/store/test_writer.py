@@ -1,0 +1,80 @@
+"""The database thread: what goes first, and what runs apart."""
+
+import threading
+from functools import partial
+
+import pytest
+
+from gated.errors import StoreError
+from gated.store.writer import Writer
+
+
+@pytest.fixture
+async def mended():
+    """The errors that the thread was asked to mend, each with the name of the thread that was."""
+    return []
+
+
+@pytest.fixture
+async def writer(mended):
+    def mend(error: BaseException) -> bool:
+        mended.append((error, threading.current_thread().name))
+        return False
+
+    writer = Writer("store", mend)
+    writer.start()
+    yield writer
+    assert await writer.close(within_s=10)
+
+
+async def test_while_a_piece_runs_apart_urgent_ones_go_and_the_others_wait_in_their_order(writer):
+    done: list[str] = []
+    gate = threading.Event()
+    apart = writer.do_apart(lambda: gate.wait(10) and done.append("apart"))
+    others = [writer.do(partial(done.append, f"other {number}")) for number in (1, 2)]
+    for number in (1, 2):
+        await writer.do(partial(done.append, f"scan {number}"), urgent=True)
+    assert writer.busy_s == 0.0
+    assert writer.held_up_s > 0.0
+    gate.set()
+    await apart
+    await others[1]
+    assert done == ["scan 1", "scan 2", "apart", "other 1", "other 2"]
+    assert writer.held_up_s == 0.0
+
+
+async def test_a_second_piece_apart_waits_for_the_first(writer):
+    running: list[int] = []
+    most: list[int] = []
+
+    def work() -> None:
+        running.append(1)
+        most.append(len(running))
+        running.pop()
+
+    for piece in [writer.do_apart(work) for _ in range(20)]:
+        await piece
+    assert most == [1] * 20
+
+
+async def test_the_end_of_the_thread_waits_for_what_runs_apart_and_for_what_waits_for_that():
+    writer = Writer("store")
+    writer.start()
+    gate, done = threading.Event(), []
+    writer.do_apart(lambda: gate.wait(10) and done.append("apart"))
+    writer.do(partial(done.append, "other"))
+    assert not await writer.close(within_s=0.01)
+    gate.set()
+    assert await writer.close(within_s=10)
+    assert done == ["apart", "other"]
+
+
+async def test_an_error_apart_is_told_and_mended_on_the_database_thread(writer, mended):
+    error = StoreError("as planned")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(StoreError, match="as planned"):
+        await writer.do_apart(fail)
+    assert mended == [(error, "store")]
