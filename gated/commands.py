@@ -99,7 +99,7 @@ class Commands:
         }
 
     async def _status(self) -> Answers:
-        state = await self._parts.store.state()
+        state = await self._parts.store.state_for_people()
         now = self._parts.clock.now()
         trouble, service = self._parts.link.trouble, self._parts.link.service
         yield {

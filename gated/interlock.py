@@ -26,7 +26,7 @@ class Interlock:
         return not any(state in _HAS_BARRIER for name, state in self.states.items() if name != lane)
 
     def wait(self, lane: LaneName, direction: Direction, go: Callable[[], None]) -> None:
-        """Calls ``go`` when it is the lane's turn; what waited there before is forgotten."""
+        """Calls ``go`` when it is the lane's turn: once, however often that is asked for."""
         self.waiting[lane] = (direction, go)
 
     def moved(self, lane: LaneName, state: State) -> None:

@@ -5,6 +5,7 @@ before everything else that a verdict brings: the log line, the lamps' next blin
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -30,8 +31,12 @@ from gated.pins.player import Light, Player
 from gated.scanners import Scanner, ScannerState
 from gated.store import Ask, Decided, Passage, Store, Terms
 
-# What may release a barrier that is shared.
-_NEEDS_TURN = (events.BarcodeRead, events.MalformedRead, events.OperatorReleased)
+# What may release a barrier that is shared; the last of them is what waits.
+_NEEDS_TURN: tuple[type[events.Event], ...] = (
+    events.MalformedRead,
+    events.BarcodeRead,
+    events.OperatorReleased,
+)
 # A verdict within so many seconds is instant for a person: "one moment" would be a flicker.
 _AT_ONCE_S = 0.05
 # Reads a second that a lane looks at. A scanner in front of which a phone is held still reads it up to 60
@@ -44,6 +49,8 @@ _AFTER_NOISE_S = 0.2
 # a read no sooner than this many seconds after another: the scans of all lanes stand in one queue. People do
 # not scan faster, and an exit has to open for each of them.
 _MANY_UNDER_WAY, _APART_S = 8, 0.25
+# Seconds that a stop waits for verdicts on their way, and again for what they bring to be written.
+_CLOSE_S = 2.0
 # Admissions whose end may still be told: the standing grant, and those just before it.
 _REMEMBERED = 8
 
@@ -188,6 +195,9 @@ class RunningLane:
         self._malformed_at = float("-inf")  # and the last malformed one
         self._ignored = 0  # reads, since the last that was taken
         self._at_store = 0  # scans that have not come back from there
+        self._all_back = asyncio.Event()  # while there is none
+        self._all_back.set()
+        self._next: events.Event | None = None  # waits for the lane's turn at a shared barrier
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = _Scanners(
             {scanner.name: (ScannerState.LOST, "not found yet") for scanner in self._scanners}
@@ -222,8 +232,11 @@ class RunningLane:
             await scanner.close()
         for contact in self._contacts:
             contact.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._all_back.wait()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=2.0)
+            await asyncio.wait(self._tasks, timeout=_CLOSE_S)
 
     @property
     def alive(self) -> bool:
@@ -322,10 +335,26 @@ class RunningLane:
         if self._closing:
             return
         if turns is not None and self._needs_turn(event) and not turns.may(name):
-            turns.wait(name, self.setting.rules.direction, partial(self._take, event))
-            self._show(Outcome.DECIDING)
+            turns.wait(name, self.setting.rules.direction, self._take_turn)
+            self._wait_for_turn(event)
             return
         self._take(event)
+
+    def _wait_for_turn(self, event: events.Event) -> None:
+        """What waits stays, but for an operator's word, or a barcode after what was none."""
+        waiting = self._next
+        if waiting is None or _NEEDS_TURN.index(type(event)) > _NEEDS_TURN.index(type(waiting)):
+            if isinstance(waiting, events.BarcodeRead):
+                self._journal(waiting.barcode, Reason.UNDECIDED, waiting.at)
+            self._next = event
+            self._show(Outcome.DECIDING)
+        elif isinstance(event, events.BarcodeRead) and not _same_barcode(event, waiting):
+            self._show(Outcome.BUSY)
+
+    def _take_turn(self) -> None:
+        event, self._next = self._next, None
+        if event is not None and not self._closing:
+            self._take(event)
 
     def _needs_turn(self, event: events.Event) -> bool:
         """Whether an event may release the barrier and something would come of it now."""
@@ -414,16 +443,25 @@ class RunningLane:
     def _decide(self, number: int, barcode: str, read_at: float) -> None:
         """Hands a scan to the store; its verdict is acted on in the very turn of the loop that brings it."""
         scan = self._scan(barcode)
-        self._at_store += 1
+        self._sent()
 
         def answered(answer: Decided | Ask | BaseException) -> None:
-            self._at_store -= 1
+            self._came_back()
             if isinstance(answer, Ask):
                 self._spawn(self._ask(number, answer, read_at))
             else:
                 self._conclude(number, self._or_fault(scan, answer), read_at)
 
         self._store.decide(scan, self.terms()).then(answered)
+
+    def _sent(self) -> None:
+        self._at_store += 1
+        self._all_back.clear()
+
+    def _came_back(self) -> None:
+        self._at_store -= 1
+        if not self._at_store:
+            self._all_back.set()
 
     async def _ask(self, number: int, ask: Ask, read_at: float) -> None:
         try:
@@ -444,6 +482,8 @@ class RunningLane:
     def _conclude(self, number: int, decided: Decided, read_at: float) -> None:
         if decided.verdict.admitted and decided.seq is not None:
             self._remember(number, decided.seq)
+            if self._closing:  # its guest stands before a barrier that stays locked
+                self._note(number, events.Came.NOT_TAKEN)
         self.feed(self._decided(number, decided))
         self._tell(decided, read_at)
 
@@ -476,10 +516,10 @@ class RunningLane:
 
     def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
         scan = self._scan(barcode)
-        self._at_store += 1
+        self._sent()
 
         def written(answer: Decided | BaseException) -> None:
-            self._at_store -= 1
+            self._came_back()
             self._tell(self._or_fault(scan, answer), read_at)
 
         self._store.write_undecided(scan, deny(None, reason)).then(written)
@@ -516,6 +556,10 @@ class RunningLane:
             return
         self._log.error("lane_failed", exc_info=error)
         self._failure = error
+
+
+def _same_barcode(event: events.BarcodeRead, waiting: events.Event) -> bool:
+    return isinstance(waiting, events.BarcodeRead) and waiting.barcode == event.barcode
 
 
 def _release_first(effect: events.Effect) -> bool:

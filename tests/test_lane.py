@@ -438,6 +438,34 @@ def test_a_stopped_lane_leaves_its_outputs_dark_in_the_middle_of_a_pulse() -> No
     virtually(act())
 
 
+def test_a_verdict_that_comes_while_the_lane_stops_releases_nothing_and_leaves_the_ticket_good() -> None:
+    async def act() -> None:
+        rig = Rig()
+        lane = rig.add(ENTRY)
+        rig.store.delay = 0.5
+        await rig.start()
+        await rig.scan("A")
+        await lane.close()
+        assert rig.released() == []
+        assert rig.store.passages == [(1, Passage.NOT_TAKEN)]
+
+    virtually(act())
+
+
+def test_a_stop_waits_two_seconds_at_most_for_a_verdict() -> None:
+    async def act() -> None:
+        rig = Rig()
+        lane = rig.add(ENTRY)
+        rig.store.delay = 60.0
+        await rig.start()
+        await rig.scan("A")
+        before = rig.loop.time()
+        await lane.close()
+        assert rig.loop.time() - before == pytest.approx(2.0, abs=0.1)
+
+    virtually(act())
+
+
 @pytest.mark.parametrize(
     ("hampered", "shown"), [(Outcome.OFFLINE, "offline"), (Outcome.NOT_READY, "not_ready")]
 )
@@ -474,6 +502,31 @@ def test_lanes_that_share_a_barrier_take_turns_and_a_waiting_exit_goes_first() -
         await rig.wait(6)
         assert [len(rig.released(pin)) for pin in (RELEASE, 5, 6)] == [1, 1, 1]
         assert rig.store.decided == ["A", "C", "B"]
+
+    virtually(act())
+
+
+def test_who_waits_for_a_turn_is_replaced_by_an_operators_word_alone_and_never_without_a_trace() -> None:
+    async def act() -> None:
+        rig = Rig()
+        turns = Interlock()
+        entry = rig.add(SEEN, "in", interlock=turns)
+        other = rig.add(SEEN, "in too", release=5, interlock=turns)
+        await rig.start()
+        await rig.scan("A", 0)
+        await rig.scan("B", 1)
+        await rig.scan("B", 1)
+        assert rig.shown(1) == Outcome.DECIDING
+        await rig.scan("C", 1)
+        assert rig.shown(1) == Outcome.BUSY
+        assert rig.store.undecided == []
+        assert await other.release_by_operator()
+        assert rig.store.undecided == [("B", Reason.UNDECIDED)]
+        await rig.scan("D", 1)
+        entry.feed(PassageDone(rig.loop.time()))
+        await rig.wait(0.01)
+        assert len(rig.released(5)) == 1
+        assert rig.store.decided == ["A"]
 
     virtually(act())
 

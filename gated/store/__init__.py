@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gated.core.explain import Explanation, PastScan
-from gated.core.outbox import Lost, Row
+from gated.core.outbox import Kind, Lost, Row
 from gated.core.scan import Moment, Scan, ScanId
 from gated.core.ticket import Ticket
 from gated.core.verdict import Verdict
@@ -33,7 +33,7 @@ from gated.store.history import Place, Reader
 from gated.store.journal import Entry, Journal, Passage
 from gated.store.memory import DeskRules, Memory
 from gated.store.mirror import Mirror, MirrorBeside, MirrorDamaged, Span
-from gated.store.outbox import Outbox, OutboxSize, Waiting
+from gated.store.outbox import Count, Outbox, OutboxSize, Waiting
 from gated.store.privacy import Secrets
 from gated.store.running import RunningTime
 from gated.store.salvage import Salvaged
@@ -57,6 +57,8 @@ __all__ = [
 
 # Rows written in one piece, so that a scan waits for no more than that.
 _PIECE = 100
+# Seconds that a download waits for scans before it goes on.
+_WAY_S = 0.25
 # Seconds that a stop waits for the disk; systemd kills after TimeoutStopSec.
 _CLOSE_S = 3.0
 
@@ -170,7 +172,7 @@ class Store:
     async def close(self) -> None:
         """Finishes what was handed in and closes the files; what the disk does not take in time is lost."""
         if self._writer.alive:  # else nobody would ever answer
-            self._writer.do(self._desk.write_waiting)
+            self._writer.do(self._write_all)
         beside_ended = await self._front.close(within_s=_CLOSE_S)
         if await self._writer.close(within_s=_CLOSE_S) and beside_ended:
             self._files.close()
@@ -179,11 +181,6 @@ class Store:
     def alive(self) -> bool:
         """Whether the database threads run; waiting for a slow disk is running."""
         return self._writer.alive and self._front.alive
-
-    @property
-    def hangs(self) -> bool:
-        """Whether the disk keeps the store waiting."""
-        return self._front.holds_others_up
 
     def _mend(self, error: BaseException) -> bool:
         """On the database thread, after an error: renews what is damaged. Says whether that was done."""
@@ -215,6 +212,12 @@ class Store:
             self._mirror.claim()
             self._mirror.bind(self._memory.service)
         self._recall()
+
+    def _write_all(self) -> None:
+        """What waits in memory, for as long as the disk takes it."""
+        left = None
+        while (waiting := self._desk.write_waiting()) and waiting != left:
+            left = waiting
 
     def _go_on_with_mirror(self) -> None:
         self._mirror.go_on(self._files.mirror, self._files.mirror_filing)
@@ -285,7 +288,7 @@ class Store:
 
     # Upload
 
-    async def freeze(self, limit: int, at: Moment) -> tuple[Row, ...]:
+    async def freeze(self, limit: int, at: Moment, *, mixed: bool = False) -> tuple[Row, ...]:
         """The next outbox rows to send, frozen, of one kind and one service; if the disk fails, from memory.
 
         Rows handed out before of which nothing was said since, as when the disk failed, may have arrived.
@@ -295,7 +298,7 @@ class Store:
             waiting = self._desk.write_waiting()
             try:
                 self._outbox.recover(self._running.at(at.monotonic))
-                rows = self._outbox.freeze(self._memory.service, limit, at)
+                rows = self._outbox.freeze(self._memory.service, limit, at, mixed=mixed)
             except sqlite3.Error:
                 if not waiting:
                     raise
@@ -459,18 +462,30 @@ class Store:
     # Upkeep
 
     async def state(self) -> StoreState:
-        """What the store holds now; while the disk keeps it waiting, what it held when it was last asked."""
-        if self.hangs and self._last_state is not None:
-            return self._last_state
-        counting = self._outbox.counting()
-        while (size := await self._writer.do(partial(_go_on, counting))) is None:
-            pass
-        self._last_state = await self._writer.do(partial(self._state, size))
+        """What the store holds now."""
+        counts: list[Count] = []
+        for kind in Kind:
+            after: int | None = 0
+            while after is not None:
+                counts.append(await self._writer.do(partial(self._outbox.count, kind, after)))
+                after = counts[-1].last
+        self._last_state = await self._writer.do(partial(self._state, counts))
         return self._last_state
 
+    async def state_for_people(self) -> StoreState:
+        """The same; while the disk keeps the store waiting, what it held when it was last asked."""
+        if self._front.holds_others_up and self._last_state is not None:
+            return self._last_state
+        return await self.state()
+
     async def give_way(self) -> None:
-        """Waits while a scan is being decided: what takes long on the loop asks between two pieces of it."""
-        await self._front.quiet()
+        """Waits while a scan is being decided, but not for ever: a scanner gone mad leaves no pause.
+
+        What takes long on the loop asks between two pieces of it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WAY_S):
+                await self._front.quiet()
 
     async def health(self) -> Health:
         """What hampers the lanes now."""
@@ -580,7 +595,7 @@ class Store:
         memory.service_types = frozenset(json.loads(self._mirror.note("types") or "[]"))
         memory.service_read_ms = self._mirror.note("types_ms") or 0
 
-    def _state(self, outbox: OutboxSize) -> StoreState:
+    def _state(self, outbox: Sequence[Count]) -> StoreState:
         note = self._mirror.note
         return StoreState(
             service=self._memory.service or None,
@@ -594,19 +609,9 @@ class Store:
             unstable=note("unstable") or 0,
             agreed=bool(note("agreed")),
             tickets=note("tickets") or 0,
-            outbox=outbox,
+            outbox=self._outbox.size_of(outbox),
             undurable=self._desk.write_waiting(),
         )
-
-
-def _go_on(counting: Generator[None, None, OutboxSize]) -> OutboxSize | None:
-    """One step of a count; what was counted, if it was the last."""
-    try:
-        next(counting)
-    except StopIteration as done:
-        size: OutboxSize = done.value
-        return size
-    return None
 
 
 def _dispatched(entry: Entry, **changes: Any) -> Entry:

@@ -240,14 +240,23 @@ class Desk:
         try:
             if batch:
                 self._written(batch, self._journal.write([pending.entry for pending in batch]))
-            while self._memory.refused:
-                self._journal.refuse(*self._memory.refused[-1])
-                self._memory.refused.pop()
+            self._write_refused()
         except sqlite3.Error as error:
             if damaged(error):
                 raise
             # The disk still fails: all of it still waits.
         return len(self._memory.waiting)
+
+    def _write_refused(self) -> None:
+        while self._memory.refused:
+            with self._memory.lock:  # the other desk adds to them
+                refused = self._memory.refused.pop()
+            try:
+                self._journal.refuse(*refused)
+            except sqlite3.Error:
+                with self._memory.lock:
+                    self._memory.refused.append(refused)
+                raise
 
     # While the disk holds a scan up
 

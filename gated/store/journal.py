@@ -102,9 +102,6 @@ class History:
     lapsed: Lapsed | None
 
 
-NO_HISTORY = History((), None)
-
-
 class Journal:
     """The journal's rows."""
 
@@ -218,8 +215,9 @@ class Journal:
         return bool(self._db.execute(query, (entry.ticket, entry.scan.id.bytes)).fetchone()[0])
 
     def number_of(self, scan: ScanId) -> int | None:
-        """The number of a scan, found by looking at all of them; None if it is not here."""
-        row = self._db.execute("SELECT seq FROM scan WHERE id = ?", (scan.bytes,)).fetchone()
+        """The number of a scan, found by looking from the newest back; None if it is not here."""
+        query = "SELECT seq FROM scan WHERE id = ? ORDER BY seq DESC LIMIT 1"
+        row = self._db.execute(query, (scan.bytes,)).fetchone()
         return row and int(row[0])
 
     def refuse(self, seq: int, redeems: int | None) -> None:

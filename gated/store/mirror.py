@@ -1,7 +1,8 @@
 """The mirror: the tickets of one service, as downloads brought them. Downloads alone write it.
 
 It is bound to one service and one gate's secret; under another of either it empties itself. It keeps a copy
-of the secret, for a journal that loses its own. All methods run on the database thread.
+of the secret, for a journal that loses its own. All methods run on the database thread, but for
+:meth:`Mirror.checkpoint`.
 
 What looks at every ticket looks at one span of rows at a time, so that a scan never waits for all of them.
 New rows are found by a table in memory until their digests are put in place, many at once; what that table

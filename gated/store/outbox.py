@@ -5,7 +5,7 @@ or no answer came, and it waits for a download to show whether the server has it
 deleted because a server said no. All methods run on the database thread, each write in one transaction.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -56,7 +56,7 @@ _ADMITTED_SINCE = (
     " WHERE c.seq = ? AND c.regranted = 0 AND e.moves = 1 AND e.seq > c.seq ORDER BY e.seq LIMIT 1"
 )
 
-# Rows that are counted in one go, and of what: of one kind, after a number. It says where to go on.
+# Rows that are counted in one go: a scan need not wait for the whole outbox.
 _COUNTED = 4096
 _COUNT = (
     "SELECT count(*), count(parked), min(seq), max(seq)"
@@ -76,6 +76,17 @@ class OutboxSize:
     others: int
     parked: int
     oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Rows of one kind, how many of them are parked, and the numbers of the first and the last, if any."""
+
+    kind: Kind
+    rows: int
+    parked: int
+    first: int | None
+    last: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +118,17 @@ class Outbox:
         """What was on its way when the power went, or the disk failed, may have arrived."""
         self._db.execute("UPDATE outbox SET lost_ms = ?, sending = 0 WHERE sending = 1", (running_ms,))
 
-    def freeze(self, service: str, limit: int, at: Moment) -> tuple[Row, ...]:
+    def freeze(self, service: str, limit: int, at: Moment, *, mixed: bool = False) -> tuple[Row, ...]:
         """The next rows to send, of one kind and one service, each frozen with the time it will always have.
 
         Check-ins first, and rows of ``service`` before those of another. While the time is unknown, scans
         stamped in the unknown wait. The newest row goes along, so that no batch is made of bad rows alone; a
-        ``limit`` below three counts as three, for the same reason.
+        ``limit`` below three counts as three, for the same reason. Where all of one kind may be bad, they go
+        ``mixed`` with what the same call takes.
         """
         limit = max(limit, _FEWEST)
-        chosen = self._oldest("s.service IN (?, '')", service, limit, at) or self._oldest(
-            "s.service NOT IN (?, '')", service, limit, at
+        chosen = self._oldest("s.service IN (?, '')", service, limit, at, mixed=mixed) or self._oldest(
+            "s.service NOT IN (?, '')", service, limit, at, mixed=mixed
         )
         rows = [self._frozen(row, service, at) for row in chosen]
         rows = [row for row in rows if row.service == rows[0].service]
@@ -234,42 +246,39 @@ class Outbox:
 
     def size(self) -> OutboxSize:
         """How much waits for the server."""
-        counting = self.counting()
-        while True:
-            try:
-                next(counting)
-            except StopIteration as done:
-                size: OutboxSize = done.value
-                return size
+        return self.size_of([self.count(kind, 0, -1) for kind in Kind])
 
-    def counting(self) -> Generator[None, None, OutboxSize]:
-        """Counts as :meth:`size` does, and gives way after some rows: a scan need not wait for all."""
-        found = dict.fromkeys(Kind, 0)
-        parked, oldest = 0, []
-        for kind in Kind:
-            after: int | None = 0
-            while after is not None:
-                rows, kept, first, after = self._db.execute(_COUNT, (kind, after, _COUNTED)).fetchone()
-                found[kind] += rows
-                parked += kept
-                oldest += [first] if first else []
-                yield
-        since = self._db.execute("SELECT min(wall_ms) FROM scan WHERE seq = ?", (min(oldest, default=0),))
-        check_ins = found.pop(Kind.CHECK_IN)
-        return OutboxSize(check_ins, sum(found.values()), parked, since.fetchone()[0])
+    def count(self, kind: Kind, after: int, most: int = _COUNTED) -> Count:
+        """Counts at most so many rows of a kind, from the first whose number is above ``after``."""
+        return Count(kind, *self._db.execute(_COUNT, (kind, after, most)).fetchone())
 
-    def _oldest(self, whose: str, service: str, limit: int, at: Moment) -> list[_Columns]:
+    def size_of(self, counts: Sequence[Count]) -> OutboxSize:
+        """How much waits, by counts of all rows there are."""
+        check_ins = sum(count.rows for count in counts if count.kind is Kind.CHECK_IN)
+        oldest = min((count.first for count in counts if count.first is not None), default=None)
+        since = self._db.execute("SELECT min(wall_ms) FROM scan WHERE seq = ?", (oldest,)).fetchone()
+        return OutboxSize(
+            check_ins,
+            sum(count.rows for count in counts) - check_ins,
+            sum(count.parked for count in counts),
+            since[0],
+        )
+
+    def _oldest(self, whose: str, service: str, limit: int, at: Moment, *, mixed: bool) -> list[_Columns]:
         """The oldest rows of one kind that may be sent, the last one exchanged for the newest.
 
-        Check-outs that are replayed keep their order: each goes alone.
+        Check-outs that are replayed keep their order: each goes alone, and ``mixed`` with none.
         """
         query = _SENDABLE.replace("{whose}", whose)
         known = at.trust is not TimeTrust.UNKNOWN
         rows = self._db.execute(f"{query} ORDER BY o.kind, o.seq LIMIT ?", (service, known, limit)).fetchall()
-        rows = [row for row in rows if row[0] == rows[0][0]]
+        kinds = {rows[0][0]} if rows else set()
+        if mixed and kinds != {Kind.CHECK_OUT}:
+            kinds = {Kind.CHECK_IN, Kind.OTHER}
+        rows = [row for row in rows if row[0] in kinds]
         if len(rows) == limit and rows[0][0] != Kind.CHECK_OUT:
             newest = f"{query} AND o.kind = ? ORDER BY o.seq DESC LIMIT 1"
-            rows[-1] = self._db.execute(newest, (service, known, rows[0][0])).fetchone()
+            rows[-1] = self._db.execute(newest, (service, known, rows[-1][0])).fetchone()
         return rows
 
     def _frozen(self, columns: _Columns, service: str, at: Moment | None) -> Row:

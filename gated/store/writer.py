@@ -1,7 +1,8 @@
 """A database thread: one piece of work at a time, scans before everything else.
 
 What is handed in runs to its end even when nobody waits for it any more, so each piece is one transaction.
-Long work is handed in as many short pieces: between two of them a scan goes first. What can't be cut and only
+Long work is handed in as many short pieces: between two of them a scan goes first; where scans come without
+end, one piece goes after sixteen of them. What can't be cut and only
 waits for the disk runs apart, on a thread of its own; until it ends, urgent pieces alone are run, so that no
 other touches what it works on. A piece that has not begun can be taken back, by whoever can't wait for it.
 """
@@ -20,6 +21,9 @@ from typing import Any, Generic, TypeVar
 from gated.errors import StoreError
 
 T = TypeVar("T")
+
+# A scanner gone mad must not keep the emergency's latch, the uploads and the health from the store.
+_URGENT_IN_A_ROW = 16
 
 
 class Piece(Generic[T]):
@@ -78,6 +82,7 @@ class Writer:
         self._urgent: deque[Piece[Any]] = deque()
         self._others: deque[Piece[Any]] = deque()
         self._tokens: SimpleQueue[bool] = SimpleQueue()  # one True for each piece, False to end
+        self._in_a_row = 0  # urgent pieces, since the last other one
         self._owed: list[bool] = []  # tokens that came while a piece ran apart
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._mend = mend
@@ -141,10 +146,18 @@ class Writer:
             if self._apart_since is not None and not (token and self._urgent):
                 self._owed.append(token)
             elif token:
-                self._run((self._urgent or self._others).popleft())
+                self._run(self._next())
             else:
                 break
         self._deliver(self._ended.set)
+
+    def _next(self) -> Piece[Any]:
+        others_turn = self._in_a_row >= _URGENT_IN_A_ROW and self._others and self._apart_since is None
+        if self._urgent and not others_turn:
+            self._in_a_row += 1
+            return self._urgent.popleft()
+        self._in_a_row = 0
+        return self._others.popleft()
 
     def _run(self, piece: Piece[Any]) -> None:
         if not piece.take():
@@ -172,10 +185,12 @@ class Writer:
         for token in self._owed:
             self._tokens.put(token)
         self._owed.clear()
-        if isinstance(outcome, BaseException):
-            self._mend(outcome)
-            outcome = _told(outcome)
-        self._deliver(partial(piece.settle, outcome))
+        try:
+            if isinstance(outcome, BaseException):
+                self._mend(outcome)
+        finally:
+            told = _told(outcome) if isinstance(outcome, BaseException) else outcome
+            self._deliver(partial(piece.settle, told))
 
     def _outcome(self, piece: Piece[T]) -> T | BaseException:
         try:

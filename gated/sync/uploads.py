@@ -24,6 +24,7 @@ class Uploads:
         self._store = link.store
         self._log = log.get("sync")
         self._batch = BATCH
+        self._unproved = False  # whether the last batch had rows refused, and none accepted to prove them bad
         self._running = asyncio.Lock()
 
     async def run(self) -> int:
@@ -41,7 +42,7 @@ class Uploads:
         sent = 0
         if self._link.service is None:
             await self._link.connect()
-        while rows := await self._store.freeze(self._batch, self._link.clock.now()):
+        while rows := await self._store.freeze(self._batch, self._link.clock.now(), mixed=self._unproved):
             delivered = await self._deliver(rows)
             sent += delivered
             if not delivered:
@@ -51,7 +52,7 @@ class Uploads:
         return sent
 
     async def _deliver(self, rows: Sequence[Row]) -> int:
-        """Sends rows of one kind and service; returns how many of them need not be sent any more.
+        """Sends rows of one call and one service; returns how many of them need not be sent any more.
 
         Raises ApiError if the server does not take them now, or may have taken them without saying so.
         """
@@ -103,6 +104,9 @@ class Uploads:
 
     async def _leave(self, rows: Sequence[Row], plan: Plan) -> None:
         """At the end of a plan: what is parked, and what goes again another time."""
+        refused = 0 if plan.parked else len(plan.refused)
+        self._unproved = bool(refused)
+        self._link.alarm_if(self._unproved, "scans_refused", scans=refused, hint="gated outbox list")
         if plan.parked:
             await self._store.park(plan.parked, "refused")
             self._link.alarm("parked", scans=len(plan.parked), hint="gated outbox list")

@@ -434,23 +434,20 @@ def test_the_size_of_the_outbox_says_since_when_the_oldest_waits(counter):
     assert (size.check_ins, size.others, size.oldest_ms) == (1, 1, (UNIX_NOON + 5) * 1000)
 
 
-def test_the_outbox_is_counted_in_pieces_that_a_scan_need_not_wait_for(counter, monkeypatch):
-    monkeypatch.setattr("gated.store.outbox._COUNTED", 2)
+def test_the_outbox_is_counted_in_pieces_that_a_scan_need_not_wait_for(counter):
     for barcode in ("T1", "T2", "T3", "nobody's", "nobody's"):
         counter.decide(scan(barcode))
     counter.outbox.park(freeze(counter, 3)[:1], "refused")
-    counting = counter.outbox.counting()
-    pieces = 0
-    while True:
-        try:
-            next(counting)
-        except StopIteration as done:
-            size = done.value
-            break
-        pieces += 1
+    counts = []
+    for kind in Kind:
+        after = 0
+        while after is not None:
+            counts.append(counter.outbox.count(kind, after, 2))
+            after = counts[-1].last
+    assert [count.rows for count in counts] == [2, 1, 0, 2, 0, 0]
+    size = counter.outbox.size_of(counts)
     assert (size.check_ins, size.others, size.parked) == (3, 2, 1)
     assert size == counter.outbox.size()
-    assert pieces == 6  # two, one and none; two and none; none
 
 
 def test_people_see_every_row_in_the_order_of_the_scans_page_by_page(counter):

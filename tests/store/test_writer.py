@@ -1,5 +1,6 @@
 """The database thread: what goes first, and what runs apart."""
 
+import asyncio
 import threading
 from functools import partial
 
@@ -78,3 +79,33 @@ async def test_an_error_apart_is_told_and_mended_on_the_database_thread(writer, 
     with pytest.raises(StoreError, match="as planned"):
         await writer.do_apart(fail)
     assert mended == [(error, "store")]
+
+
+async def test_where_urgent_pieces_come_without_end_one_other_goes_after_sixteen_of_them(writer):
+    done: list[str] = []
+    begun, gate = threading.Event(), threading.Event()
+    first = writer.do(lambda: begun.set() or gate.wait(10))
+    assert await asyncio.to_thread(begun.wait, 10)
+    last = [writer.do(partial(done.append, "other")) for _ in range(3)][-1]
+    for _ in range(40):
+        writer.do(partial(done.append, "scan"), urgent=True)
+    gate.set()
+    await first
+    await last
+    assert [place for place, what in enumerate(done) if what == "other"][:2] == [16, 33]
+
+
+async def test_whoever_waits_for_a_piece_apart_is_told_even_if_mending_fails():
+    def mend(error: BaseException) -> bool:
+        raise OSError("and this as well") from error
+
+    writer = Writer("store", mend)
+    writer.start()
+
+    def fail() -> None:
+        raise StoreError("as planned")
+
+    with pytest.raises(StoreError, match="as planned"):
+        await asyncio.wait_for(writer.do_apart(fail), 10)
+    await asyncio.wait_for(writer.do(lambda: None), 10)
+    assert await writer.close(within_s=10)

@@ -131,6 +131,21 @@ async def test_a_scan_refused_alone_is_parked_only_when_another_was_accepted(
     assert await gate.outbox() == {"T1": "refused"}
 
 
+async def test_a_scan_that_is_refused_alone_is_told_and_holds_up_no_denial(
+    serve: Serve, open_gate: Open
+) -> None:
+    gate = await ready(serve, open_gate)
+    gate.server.habits = Habits(poisonous_barcodes=frozenset({"T1"}))
+    await gate.admit("T1")
+    await gate.scan("T1")
+    await gate.scan("nobody's")
+    await gate.uploads.run()
+    assert gate.link.alarms["scans_refused"]["scans"] == 1
+    await gate.uploads.run()
+    assert await gate.outbox() == {"T1": "refused"}
+    assert "scans_refused" not in gate.link.alarms
+
+
 async def test_parked_scans_go_when_a_person_says_so(serve: Serve, open_gate: Open) -> None:
     gate = await ready(serve, open_gate)
     gate.server.habits = Habits(poisonous_barcodes=frozenset({"T1"}))
