@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,31 +17,36 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-TREES = {name_of(path): ast.parse(path.read_text()) for path in sorted((ROOT / "gated").rglob("*.py"))}
+MODULES = {name_of(path): path for path in sorted((ROOT / "gated").rglob("*.py"))}
 
 
-def imports(module: str) -> set[str]:
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
     """What a module imports, anywhere in it: modules of ours in full, others as they are written."""
-    return set(_imports(TREES[module]))
+    return frozenset(_imports(tree(module)))
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _imports(module: ast.Module) -> Iterator[str]:
+    for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             assert node.module is not None
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            yield from names & TREES.keys() or {node.module}
+            yield from names & MODULES.keys() or {node.module}
 
 
 def within(module: str, *rooms: str) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-IMPORTS = {module: imports(module) for module in TREES}
-CORE = [module for module in TREES if within(module, "gated.core")]
+CORE = [module for module in MODULES if within(module, "gated.core")]
 
 # ---- the core is pure
 
@@ -51,12 +57,12 @@ IMPURE_CALLS = {"now", "utcnow", "today", "open", "print", "input", "uuid1", "uu
 
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_imports_core_and_a_few_pure_modules_and_nothing_else(module: str) -> None:
-    assert {each for each in IMPORTS[module] if not within(each, "gated.core")} <= PURE
+    assert {each for each in imports(module) if not within(each, "gated.core")} <= PURE
 
 
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_asks_no_clock_and_touches_no_file(module: str) -> None:
-    called = [node.func for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)]
+    called = [node.func for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
     names = {
         each.attr if isinstance(each, ast.Attribute) else each.id
         for each in called
@@ -86,11 +92,11 @@ IN_EVERY_PYTHON = sys.stdlib_module_names - {"sqlite3"}
 
 
 def users(library: str) -> set[str]:
-    return {module for module, names in IMPORTS.items() if any(within(name, library) for name in names)}
+    return {module for module in MODULES if any(within(name, library) for name in imports(module))}
 
 
 def test_no_library_is_used_that_has_no_place() -> None:
-    used = {name.split(".")[0] for names in IMPORTS.values() for name in names}
+    used = {name.split(".")[0] for module in MODULES for name in imports(module)}
     assert used - IN_EVERY_PYTHON - {"gated"} == LIBRARIES.keys()
 
 
@@ -142,8 +148,8 @@ def test_a_part_is_known_only_to_those_that_put_it_together(part: str) -> None:
 @pytest.mark.parametrize("room", ["gated.store", "gated.api"])
 def test_what_is_behind_the_front_of_a_room_stays_in_it(room: str) -> None:
     front = {"gated.store": {"gated.store"}, "gated.api": {"gated.api.client", "gated.api.wire"}}[room]
-    outside = {module for module in TREES if not within(module, room) and module != "gated.demo"}
-    entered = {name for module in outside for name in IMPORTS[module] if within(name, room)}
+    outside = {module for module in MODULES if not within(module, room) and module != "gated.demo"}
+    entered = {name for module in outside for name in imports(module) if within(name, room)}
     assert entered <= front
 
 
@@ -175,7 +181,7 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_no_module_needs_evdev_or_lgpio_to_be_imported() -> None:
-    everything = TREES.keys() - {NEEDS_LGPIO}
+    everything = MODULES.keys() - {NEEDS_LGPIO}
     assert loaded_by(*everything) == everything
 
 

@@ -438,6 +438,7 @@ def test_a_gate_that_can_not_start_says_why_and_ends_with_the_status_that_system
     config.write_text(BAD)
     done = processed("run", "--config", str(config))
     assert done.returncode == 2
+    assert done.stderr.count("\n  line ") == 4
     assert "did you mean entry?" in done.stderr
     unit = Path(__file__).parent.parent / "systemd" / "gated.service"
     assert "RestartPreventExitStatus=2\n" in unit.read_text()

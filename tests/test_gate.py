@@ -1,12 +1,12 @@
 """The whole gate: a real process, real bytes through pseudo-terminals, a real server over a socket."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
+from gated.__main__ import main
 from gated.api.simulator import LATER, Simulator, Ticket, made_up_event
 from gated.control import SOCKET, ask
 from tests.gate import GateProcess, uploaded
@@ -122,17 +122,7 @@ def test_an_unplugged_scanner_is_shown_and_comes_back(gate: GateProcess) -> None
 
 
 def test_an_operator_releases_a_lane_and_the_journal_knows_why(gate: GateProcess) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "gated",
-        "release",
-        "out",
-        "--why",
-        "wheelchair",
-        "--config",
-        gate.config,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "out: released\n"), done.stderr
+    command = ["release", "out", "--why", "wheelchair", "--config", str(gate.config)]
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, done.output) == (0, "out: released\n")
     assert gate.wait("released_by_operator")["why"] == "wheelchair"

@@ -1,7 +1,5 @@
 """Gates with a server that is away, slow or late: each test has a gate of its own."""
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,16 +76,3 @@ def test_a_gate_stops_when_told_to_and_says_so(server: Simulator, tmp_path: Path
     assert gate.stop() == 0
     assert time.monotonic() - began < 5
     assert gate.seen[-1]["event"] == "stopped"
-
-
-def test_a_bad_configuration_names_every_mistake_and_exits_2(tmp_path: Path) -> None:
-    gate = GateProcess(tmp_path, "ftp://nowhere", gate='tame_zone = "UTC"')
-    done = subprocess.run(
-        [sys.executable, "-m", "gated", "run", "--config", gate.config],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "line 5: gate.tame_zone" in done.stderr
-    assert "api.base_url" in done.stderr

@@ -344,6 +344,13 @@ def _names(file: str) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def _given_in(folder: str) -> frozenset[str | None]:
+    """The names of all arguments that the tests of a folder give by name."""
+    trees = [ast.parse(path.read_text("utf-8")) for path in sorted((TESTS / folder).glob("*.py"))]
+    return frozenset(node.arg for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword))
+
+
 def test_the_document_has_sixty_eight_gaps() -> None:
     assert len(TABLE) == 68
 
@@ -356,9 +363,7 @@ def test_each_gap_is_held_by_tests_that_exist(tests: tuple[tuple[str, str], ...]
 
 @pytest.mark.parametrize("habit", Habits.__dataclass_fields__)
 def test_every_habit_that_a_server_may_have_is_tried_on_a_gate(habit: str) -> None:
-    trees = [ast.parse(path.read_text("utf-8")) for path in sorted((TESTS / "sync").glob("*.py"))]
-    given = {node.arg for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword)}
-    assert habit in given
+    assert habit in _given_in("sync")
 
 
 # What no other file asks

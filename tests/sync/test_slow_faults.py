@@ -11,7 +11,7 @@ from tests.sync.faults import ENDPOINTS, Day, a_setup, an_event
 from tests.sync.rig import be_brief
 
 # Seconds: a guest's, a client's, and how long the fault lasts.
-DEADLINE, PATIENCE, LASTS = 0.05, 0.1, 0.5
+DEADLINE, PATIENCE, LASTS = 0.1, 0.25, 0.75
 
 
 @pytest.mark.parametrize("fault", [Fault.TIMEOUT, Fault.TIMEOUT_AFTER, Fault.SLOW_DRIP])
