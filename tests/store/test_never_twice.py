@@ -429,3 +429,17 @@ class TestGate(Gate.TestCase):
     settings = settings(
         max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
+
+
+def test_an_entry_after_a_check_out_that_the_server_shows_already_is_not_given_back_once_more():
+    gate = Gate()
+    gate.open(most=1, gives_back=GivesBack.COUNTS_LESS, reentry=True, falls_back=False)
+    gate.present("A", "T1")
+    gate.in_the_end_the_server_is_right()
+    gate.leave("T1")
+    gate.upload(limit=1, fate="answered")
+    gate.download(lag=0)
+    for _ in range(2):
+        gate.present("A", "T1")
+    assert gate.admitted == 2
+    gate.teardown()
