@@ -165,7 +165,8 @@ async def test_a_wrong_question_is_refused_with_a_hint_and_does_nothing(
 ) -> None:
     async with serving(path) as gate:
         error = await refusal(path, command, **arguments)
-        assert (str(error), gate.done) == (said, [])
+        words = str(error).replace("required keyword-only", "required")  # Python 3.13 has a word more
+        assert (words, gate.done) == (said, [])
         assert error.hint
 
 
