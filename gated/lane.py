@@ -31,7 +31,7 @@ from gated.pins.player import Light, Player
 from gated.scanners import Scanner, ScannerState
 from gated.store import Ask, Decided, Passage, Store, Terms
 
-# What may release a barrier that is shared; the last of them is what waits.
+# What may release a barrier that is shared, the strongest claim to wait for it last.
 _NEEDS_TURN: tuple[type[events.Event], ...] = (
     events.MalformedRead,
     events.BarcodeRead,

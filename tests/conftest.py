@@ -8,9 +8,12 @@ import gc
 import os
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from gated.store.database import Connection, open_database
 
 # How long an example takes depends on what else the machine does: no test asserts a time.
 settings.register_profile("gated", deadline=None)
@@ -35,3 +38,14 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture
+def unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores that are opened do not wait for the disk."""
+
+    def opened(path: Path, kind: str, *, synchronous: str) -> Connection:
+        return open_database(path, kind, synchronous="OFF")
+
+    for module in ("files", "salvage"):
+        monkeypatch.setattr(f"gated.store.{module}.open_database", opened)

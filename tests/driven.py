@@ -96,7 +96,7 @@ class DrivenApp(App):
 if __name__ == "__main__":
     gated.app._EVERY = _LOOKS
     gated.contacts.SETTLE = _SETTLE
-    gated.clock.datetime = Wall  # type: ignore[misc]
+    gated.clock.datetime = Wall
     gated.clock._kernel_synchronised = lambda: Wall.synchronised
     log.set_up()
     with asyncio.Runner(loop_factory=Loop) as runner:

@@ -224,7 +224,7 @@ async def test_an_asker_that_goes_away_ends_its_stream_at_the_next_answer(path: 
     async with serving(path) as gate:
         answers = ask(path, "watch")
         await asyncio.to_thread(next, answers)
-        answers.close()  # type: ignore[attr-defined]
+        answers.close()
         gate.tick.set()
         async with asyncio.timeout(WITHIN):
             while gate.done != ["watch ended"]:

@@ -179,9 +179,13 @@ class Files:
         self.mirror_renewed, self.mirror_in_memory = True, False
         try:
             _remove(path)
-            self.mirror = open_database(path, "mirror", synchronous="NORMAL")
-            self.mirror_beside = open_beside(path)
-            self.mirror_filing = open_filing(path)
+            with ExitStack() as opened:
+                self.mirror = open_database(path, "mirror", synchronous="NORMAL")
+                opened.callback(self.mirror.close)
+                self.mirror_beside = open_beside(path)
+                opened.callback(self.mirror_beside.close)
+                self.mirror_filing = open_filing(path)
+                opened.pop_all()
         except (OSError, StoreError) as error:
             self.unwritable = self.unwritable or str(error)
             self.mirror, self.mirror_beside = _mirror_in_memory()

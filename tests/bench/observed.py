@@ -23,7 +23,7 @@ SETTLED_S = 0.035  # gated takes a contact for settled after 20 ms
 _report = int(sys.argv.pop(1))
 
 
-class ObservedPin(MockPin):  # type: ignore[misc] # gpiozero has no types
+class ObservedPin(MockPin):
     """A mock pin that tells when it moved."""
 
     def _change_state(self, value: Any) -> Any:

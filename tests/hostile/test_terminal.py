@@ -134,7 +134,7 @@ def test_what_is_typed_at_explain_is_never_typed_back(text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("text", UNPRINTABLE.values(), ids=UNPRINTABLE)
-def test_a_log_line_shows_nothing_that_is_not_printable_and_loses_nothing(text: str, reader: Reader) -> None:  # noqa: F811
+def test_a_log_line_shows_nothing_that_is_not_printable_and_loses_nothing(text: str, reader: Reader) -> None:  # noqa: F811 - pytest finds the fixture by that name
     log.get("link").error("alarm", what=text, **{text: [text]})
     try:
         raise ValueError(text)

@@ -258,7 +258,7 @@ class ModelGate(Gate):
         super().__init__(self._world.folder / self.name, self._world.server, clock, self._setup)
         self.store.start()
         self._put = self.store.put
-        self.store.put = self._watched_put  # type: ignore[method-assign]
+        self.store.put = self._watched_put
 
     async def _watched_put(self, *args: Any, **named: Any) -> tuple[Double, ...]:
         found = await self._put(*args, **named)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gated.api.simulator import Event, Habits, Simulator
-from gated.store.database import Connection, open_database
 from tests.sync.rig import Gate, GateClock, Setup, Time, server_of
 
 Serve = Callable[..., Simulator]
@@ -15,14 +14,8 @@ Open = Callable[..., Awaitable[Gate]]
 
 
 @pytest.fixture(autouse=True)
-def _quick_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is not waited for: here the talk counts."""
-
-    def unsynced(path: Path, kind: str, *, synchronous: str) -> Connection:
-        return open_database(path, kind, synchronous="OFF")
-
-    for module in ("files", "salvage"):
-        monkeypatch.setattr(f"gated.store.{module}.open_database", unsynced)
+def _quick_store(unsynced: None) -> None:
+    """Here the talk counts."""
 
 
 @pytest.fixture

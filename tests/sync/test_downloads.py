@@ -126,7 +126,7 @@ async def test_the_next_page_is_fetched_while_one_is_written(serve: Serve, open_
         asked.append(gate.server.requests["barcodes"])
         return await put(*args, **kwargs)
 
-    gate.store.put = slowly  # type: ignore[method-assign]
+    gate.store.put = slowly
     assert await gate.downloads.full() == 5
     assert asked == [2, 3, 3]
 
@@ -138,10 +138,10 @@ async def test_a_page_that_can_not_be_written_ends_the_download_and_the_next_try
     put = gate.store.put
 
     async def failing_once(*args: Any, **kwargs: Any) -> tuple[Double, ...]:
-        gate.store.put = put  # type: ignore[method-assign]
+        gate.store.put = put
         raise StoreError("database: the disk is full")
 
-    gate.store.put = failing_once  # type: ignore[method-assign]
+    gate.store.put = failing_once
     with pytest.raises(StoreError):
         await gate.downloads.full()
     assert await gate.downloads.full() == 5
