@@ -113,26 +113,17 @@ def beside_in_memory(name: str) -> Connection:
     return _connection(f"file:{name}?vfs=memdb&mode=ro")
 
 
-def open_beside(path: Path) -> Connection:
+def open_beside(path: Path, *, for_checkpoints: bool = False) -> Connection:
     """Another connection to ``path``, which this process has open already, that only reads.
+
+    One ``for_checkpoints`` makes those, synced as the mirror's writer would, and writes nothing else.
 
     It reads at once, because opening a WAL is a write to the file system: later, on a disk that hangs, it
     would hang too. Raises StoreError.
     """
     try:
-        connection = _connect(path, "ro")
-        connection.execute("PRAGMA cache_size = -256")  # KiB
-        connection.execute("SELECT count(*) FROM meta").fetchone()
-    except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from error
-    return connection
-
-
-def open_filing(path: Path) -> Connection:
-    """Another connection to ``path``, open in this process already, for checkpoints. Raises StoreError."""
-    try:
-        connection = _connect(path, "rw")
-        for pragma in ("synchronous = NORMAL", "wal_autocheckpoint = 0", "cache_size = -256"):  # KiB
+        connection = _connect(path, "rw" if for_checkpoints else "ro")
+        for pragma in ("cache_size = -256", "synchronous = NORMAL", "wal_autocheckpoint = 0"):  # KiB
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("SELECT count(*) FROM meta").fetchone()
     except sqlite3.Error as error:

@@ -30,7 +30,6 @@ from gated.store.database import (
     beside_in_memory,
     open_beside,
     open_database,
-    open_filing,
     open_in_memory,
     open_to_read,
     try_to_write,
@@ -95,7 +94,7 @@ class Files:
             opened.callback(journal_beside.close)
             mirror_beside = open_beside(folder / MIRROR)
             opened.callback(mirror_beside.close)
-            filing = open_filing(folder / MIRROR)
+            filing = open_beside(folder / MIRROR, for_checkpoints=True)
             opened.pop_all()
         return cls(folder, journal, mirror, journal_beside, mirror_beside, filing, journal, salvaged, renewed)
 
@@ -184,7 +183,7 @@ class Files:
                 opened.callback(self.mirror.close)
                 self.mirror_beside = open_beside(path)
                 opened.callback(self.mirror_beside.close)
-                self.mirror_filing = open_filing(path)
+                self.mirror_filing = open_beside(path, for_checkpoints=True)
                 opened.pop_all()
         except (OSError, StoreError) as error:
             self.unwritable = self.unwritable or str(error)
