@@ -12,6 +12,7 @@ the kernel's timekeeping.c). So a wall time that has moved against the monotonic
 
 import ctypes
 import os
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ _TIME_ERROR = 5  # linux/timex.h
 _TIMEX_BYTES = 512  # struct timex is 208 bytes where it is largest
 _STATUS_OFFSET = 5 * ctypes.sizeof(ctypes.c_long)  # modes (padded), offset, freq, maxerror, esterror
 # A learnt offset below this is the network's delay, not the clock's error.
-_NEGLIGIBLE = timedelta(seconds=2)
+_NEGLIGIBLE_S = 2.0
 # A real-time clock has whole seconds and was read some time ago, but it drifts by seconds a day.
 _RTC_AGREES = timedelta(minutes=1)
 # The kernel is asked again this often, not at each scan.
@@ -53,7 +54,7 @@ class SystemClock:
         self._root = root
         self._boot = _boot_id(root)
         self._kernel_synchronised = kernel_synchronised or _kernel_synchronised
-        self._offset: timedelta | None = None  # of the true wall time to the monotonic one, as learnt
+        self._offset: float | None = None  # of the true wall time to the monotonic one, as learnt: seconds
         self._trust = TimeTrust.UNKNOWN
         self._asked = float("-inf")
         self._since = _since(datetime.now(UTC), time.monotonic())
@@ -63,17 +64,16 @@ class SystemClock:
         """This moment: the system's wall time, or the API's where only that is known."""
         monotonic, wall = time.monotonic(), datetime.now(UTC)
         since = _since(wall, monotonic)
-        if stepped := abs(since - self._since) > _NEGLIGIBLE:
+        if stepped := abs(since - self._since) > _NEGLIGIBLE_S:
             self._rtc = _set_by_rtc(self._root, wall)
         if stepped or monotonic - self._asked > _TRUST_AGE:
             self._asked, self._since = monotonic, since
             self._trust = self._find_trust()
             if self._trust is TimeTrust.SYNCHRONISED:
                 self._offset = since
-        if self._trust is not TimeTrust.SYNCHRONISED and self._offset is not None:
-            learnt = datetime.fromtimestamp(monotonic, UTC) + self._offset
-            if abs(learnt - wall) > _NEGLIGIBLE:
-                wall = learnt
+        learnt = None if self._trust is TimeTrust.SYNCHRONISED else self._offset
+        if learnt is not None and abs(learnt - since) > _NEGLIGIBLE_S:
+            wall = datetime.fromtimestamp(monotonic + learnt, UTC)
         return Moment(wall, self._trust, monotonic, self._boot)
 
     def learn(self, server: datetime, monotonic: float) -> None:
@@ -87,14 +87,15 @@ class SystemClock:
         return TimeTrust.ESTIMATED if self._offset is not None or self._rtc else TimeTrust.UNKNOWN
 
 
-def _since(wall: datetime, monotonic: float) -> timedelta:
+def _since(wall: datetime, monotonic: float) -> float:
     """How far wall time is ahead of monotonic seconds, taken for seconds since the epoch."""
-    return wall - datetime.fromtimestamp(monotonic, UTC)
+    return wall.timestamp() - monotonic
 
 
 def new_scan_id(at: Moment) -> ScanId:
     """A fresh id for a scan read at ``at``."""
-    return ScanId(uuid7(at.wall, os.urandom(10)))
+    # It has to be unlike others, and no more: nobody gains by guessing it.
+    return ScanId(uuid7(at.wall, random.getrandbits(80)))
 
 
 def _kernel_synchronised() -> bool:

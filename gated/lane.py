@@ -24,6 +24,7 @@ from gated.core.own_signals import Signals
 from gated.core.scan import LaneName, Scan
 from gated.core.signals import Lamp, Outcome
 from gated.core.verdict import Origin, Reason, deny
+from gated.deadline import Deadline
 from gated.errors import PinError, StoreError
 from gated.interlock import Interlock
 from gated.pins import Output
@@ -187,7 +188,7 @@ class RunningLane:
             Player(equipment.lamps, equipment.buzzer, loop, self._lamp_failed),
             Player(equipment.rgb, None, loop, self._lamp_failed),
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Deadline(self._timer_ended)
         self._admitted: dict[int, int] = {}  # decision number -> journal number, of the latest few
         self._read_at: float | None = None  # when the read being fed was made
         self._second, self._reads = 0, 0  # how many reads came in this second of the loop
@@ -195,15 +196,14 @@ class RunningLane:
         self._malformed_at = float("-inf")  # and the last malformed one
         self._ignored = 0  # reads, since the last that was taken
         self._at_store = 0  # scans that have not come back from there
-        self._all_back = asyncio.Event()  # while there is none
-        self._all_back.set()
+        self._all_back = asyncio.Event()  # set when the last of them has
         self._next: events.Event | None = None  # waits for the lane's turn at a shared barrier
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading = _Scanners(
             {scanner.name: (ScannerState.LOST, "not found yet") for scanner in self._scanners}
         )
         self._contacts: tuple[Contact, ...] = ()
-        self._show_later: asyncio.TimerHandle | None = None
+        self._one_moment = Deadline(partial(self._show, Outcome.DECIDING))
         self._closing = False
         self._resting = Outcome.READY
         self._shown = Outcome.READY
@@ -219,9 +219,9 @@ class RunningLane:
     def relock(self) -> None:
         """From now on nothing is released any more: the barrier relocks, the lamps go dark."""
         self._closing = True
-        self._stop_timer()
+        self._timer.clear()
         self._perform(events.Relock())
-        self._show_nothing_later()
+        self._one_moment.clear()
         for player in self._players:
             player.stop()
 
@@ -232,9 +232,10 @@ class RunningLane:
             await scanner.close()
         for contact in self._contacts:
             contact.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._all_back.wait()
+        if self._at_store:
+            self._all_back.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._all_back.wait(), _CLOSE_S)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_CLOSE_S)
 
@@ -276,12 +277,13 @@ class RunningLane:
 
     def terms(self) -> Terms:
         """What holds for a scan at this lane now."""
+        setting, worthwhile = self.setting, self._asker.worthwhile
         return Terms(
-            lane_types=self.setting.ticket_types,
-            ask_known=self.setting.ask_known and self._asker.worthwhile,
-            ask_unknown=self.setting.ask_unknown and self._asker.worthwhile,
-            rationed=self._asker.rationed(self.setting.name),
-            unasked=self.setting.ask_known and not self._asker.worthwhile and not self._asker.falls_back,
+            lane_types=setting.ticket_types,
+            ask_known=setting.ask_known and worthwhile,
+            ask_unknown=setting.ask_unknown and worthwhile,
+            rationed=worthwhile and self._asker.rationed(setting.name),
+            unasked=setting.ask_known and not worthwhile and not self._asker.falls_back,
         )
 
     async def release_by_operator(self, ticket: str = "") -> bool:
@@ -362,31 +364,28 @@ class RunningLane:
 
     def _take(self, event: events.Event) -> None:
         self._lane, effects = passage.step(self._lane, self.setting.rules, event)
-        for effect in sorted(effects, key=_release_first):
+        for effect in effects:
+            if isinstance(effect, events.Release):
+                self._drive(self._barrier.release)
+        for effect in effects:
             self._perform(effect)
         if self.setting.interlock is not None:
             self.setting.interlock.moved(self.setting.name, self._lane.state)
 
     def _perform(self, effect: events.Effect) -> None:
         match effect:
-            case events.Release():
-                self._drive(self._barrier.release)
-            case events.Relock():
-                self._drive(self._barrier.relock)
+            case events.Decide(number, barcode):
+                self._decide(number, barcode, self._read_at or time.monotonic())
             case events.Show(Outcome.DECIDING):
-                loop = asyncio.get_running_loop()
-                self._show_later = loop.call_later(_AT_ONCE_S, self._show, Outcome.DECIDING)
+                self._one_moment.set(_AT_ONCE_S)
             case events.Show(outcome, ticket_type):
                 self._show(outcome, ticket_type)
             case events.Start(duration):
-                self._stop_timer()
-                self._timer = asyncio.get_running_loop().call_later(
-                    duration.total_seconds(), self._timer_ended
-                )
+                self._timer.set(duration.total_seconds())
             case events.Stop():
-                self._stop_timer()
-            case events.Decide(number, barcode):
-                self._decide(number, barcode, self._read_at or time.monotonic())
+                self._timer.clear()
+            case events.Relock():
+                self._drive(self._barrier.relock)
             case events.Journal(barcode, reason):
                 self._journal(barcode, reason, self._read_at or time.monotonic())
             case events.Note(number, came):
@@ -403,17 +402,12 @@ class RunningLane:
             self._spawn(self._occurred("alarm", "barrier_failed"))
 
     def _show(self, outcome: Outcome, ticket_type: str = "") -> None:
-        self._show_nothing_later()
+        self._one_moment.clear()
         self._shown = self._at_rest() if outcome is Outcome.READY else outcome
         signal = self.setting.signals.of(self._shown, ticket_type)
         for player in self._players:
             player.show(signal)
         self._changed("shown", {"outcome": self._shown, "text": signal.text})
-
-    def _show_nothing_later(self) -> None:
-        if self._show_later is not None:
-            self._show_later.cancel()
-            self._show_later = None
 
     def _at_rest(self) -> Outcome:
         """What a lane that is ready shows: the worst of what hampers it."""
@@ -422,13 +416,7 @@ class RunningLane:
     def _lamp_failed(self, part: str, error: PinError) -> None:
         self._log.error("lamp_failed", lamp=part, error=str(error), hint=error.hint)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _timer_ended(self) -> None:
-        self._timer = None
         self.feed(events.TimerEnded(time.monotonic()))
 
     def _scanner_changed(self, name: str, state: ScannerState, why: str) -> None:
@@ -443,7 +431,7 @@ class RunningLane:
     def _decide(self, number: int, barcode: str, read_at: float) -> None:
         """Hands a scan to the store; its verdict is acted on in the very turn of the loop that brings it."""
         scan = self._scan(barcode)
-        self._sent()
+        self._at_store += 1
 
         def answered(answer: Decided | Ask | BaseException) -> None:
             self._came_back()
@@ -453,10 +441,6 @@ class RunningLane:
                 self._conclude(number, self._or_fault(scan, answer), read_at)
 
         self._store.decide(scan, self.terms()).then(answered)
-
-    def _sent(self) -> None:
-        self._at_store += 1
-        self._all_back.clear()
 
     def _came_back(self) -> None:
         self._at_store -= 1
@@ -516,7 +500,7 @@ class RunningLane:
 
     def _journal(self, barcode: str, reason: Reason, read_at: float) -> None:
         scan = self._scan(barcode)
-        self._sent()
+        self._at_store += 1
 
         def written(answer: Decided | BaseException) -> None:
             self._came_back()
@@ -560,7 +544,3 @@ class RunningLane:
 
 def _same_barcode(event: events.BarcodeRead, waiting: events.Event) -> bool:
     return isinstance(waiting, events.BarcodeRead) and waiting.barcode == event.barcode
-
-
-def _release_first(effect: events.Effect) -> bool:
-    return not isinstance(effect, events.Release)

@@ -473,7 +473,7 @@ async def test_recorded_and_admitted_here_is_found_by_a_download_if_no_answer_ev
     await gate.restart()
     assert (await gate.waiting(), await gate.uploaded()) == ([(100, True)], [])
     gate.clock.elapsed = 30.0
-    await gate.download(replace(MINE, remaining=0, checked_in=1, last_checked_in=gate.server.last_in))
+    await gate.download(MINE._replace(remaining=0, checked_in=1, last_checked_in=gate.server.last_in))
     assert await gate.waiting() == []
     assert not (await gate.scan()).verdict.admitted
 
@@ -598,7 +598,7 @@ async def test_recorded_outside_of_the_calls_window_is_somebody_elses_check_in(
 async def test_recorded_and_denied_by_the_local_decision_is_admitted_once_when_it_comes_again(
     gate: Gate,
 ) -> None:
-    await gate.download(replace(MINE, checkin_allowed=False))  # the organiser has allowed it since
+    await gate.download(MINE._replace(checkin_allowed=False))  # the organiser has allowed it since
     assert (await gate.scan("answers late")).verdict == deny(45, Reason.NOT_ALLOWED)
     await gate.late_answer()
     gate.clock.elapsed = 10.0

@@ -13,7 +13,7 @@ leaves time formats, booleans and refusals open, so none of the forms read here 
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -487,14 +487,16 @@ def _ticket(row: _Row) -> Ticket | None:
     canceled = values.flag(row.is_canceled, "is_canceled", bad)
     type_id = values.key(row.ticket_type_hash_id, "ticket_type_hash_id", bad)
     external_id = None if external is None else values.key(external, "external_barcode_id", bad) or None
-    expire = values.moment(expire_from, "expire_from", bad)
-    valid_from = values.moment(row.checkin_valid_from, "checkin_valid_from", bad)
-    valid_till = values.moment(row.checkin_valid_till, "checkin_valid_till", bad, end_of_day=True)
+    from_, till = row.checkin_valid_from, row.checkin_valid_till
+    expire = None if expire_from is None else values.moment(expire_from, "expire_from", bad)
+    valid_from = None if from_ is None else values.moment(from_, "checkin_valid_from", bad)
+    valid_till = None if till is None else values.moment(till, "checkin_valid_till", bad, end_of_day=True)
     max_checkins = values.count(row.validation_max_checkins, "validation_max_checkins", bad)
     remaining = values.count(row.remaining_scans, "remaining_scans", bad)
     checked_in = values.count(row.count_checked_in, "count_checked_in", bad)
-    last_in = values.moment(row.last_checked_in_time, "last_checked_in_time", bad)
-    last_out = values.moment(row.last_checked_out_time, "last_checked_out_time", bad)
+    in_, out = row.last_checked_in_time, row.last_checked_out_time
+    last_in = None if in_ is None else values.moment(in_, "last_checked_in_time", bad)
+    last_out = None if out is None else values.moment(out, "last_checked_out_time", bad)
     return Ticket(
         barcode_id=barcode_id,
         external_barcode_id=external_id,
@@ -526,10 +528,9 @@ def _strictest(one: Ticket, other: Ticket) -> Ticket:
     """
     canceled = one.canceled or other.canceled
     if one.unreadable or other.unreadable:
-        return replace(other if one.unreadable else one, canceled=canceled)
+        return (other if one.unreadable else one)._replace(canceled=canceled)
     fewest, most = sorted((one, other), key=_entries_left)
-    return replace(
-        fewest,
+    return fewest._replace(
         external_barcode_id=fewest.external_barcode_id or most.external_barcode_id,
         checkin_allowed=one.checkin_allowed and other.checkin_allowed,
         canceled=canceled,

@@ -123,8 +123,14 @@ class ByteFramer:
         self._last = at
         *ended, rest = data.split(self._end)
         reads = [read for piece in ended if (read := self._finish(piece)) is not None]
-        self._append(rest)
+        if rest:
+            self._append(rest)
         return reads
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a silence would drop something."""
+        return self._length > 0
 
     def silence(self, at: float) -> None:
         """Nothing more has come until ``at``: after the character time-out a partial frame is dropped."""
@@ -203,6 +209,11 @@ class KeyFramer:
             self._frame.caps = not self._frame.caps
             return None
         return self._type(code)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a silence would drop something, be it no more than CapsLock."""
+        return self._frame.begun or self._frame.caps
 
     def silence(self, at: float) -> None:
         """Nothing more has come until ``at``: after the character time-out a partial frame is dropped."""
@@ -291,7 +302,7 @@ def _unwrap(text: str, framing: Framing) -> str | None:
             return bare if bare in _NO_READS else None
     if prefix_due:
         bare = bare.removeprefix(framing.prefix)
-    designated = _ECI.match(bare)
+    designated = bare.startswith("\\") and _ECI.match(bare)
     return bare[designated.end() :] if designated else bare
 
 

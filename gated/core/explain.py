@@ -128,12 +128,15 @@ def ask_rules(direction: Direction, question: Question) -> tuple[Answer, ...]:
     return answers if question.ticket else answers[:1]
 
 
+_TOLD_TO_NOBODY = frozenset({"barcode_id", "external_barcode_id", "batch_id"})
+
+
 def data_of(explanation: Explanation) -> dict[str, Any]:
     """The explanation for programs, without barcodes: an external id must not give away the other."""
     data = asdict(explanation)
     if data["mirrored"]:
-        for name in ("barcode_id", "external_barcode_id", "batch_id"):
-            del data["mirrored"]["ticket"][name]
+        ticket = data["mirrored"]["ticket"]._asdict()
+        data["mirrored"]["ticket"] = {name: ticket[name] for name in ticket if name not in _TOLD_TO_NOBODY}
     return data
 
 

@@ -65,7 +65,7 @@ class Signals:
 
     def type_of(self, *names: str) -> str:
         """The first of a ticket type's name and id that is shown in a way of its own, else a blank text."""
-        return next((name for name in names if name in self.types), "")
+        return next((name for name in names if name in self.types), "") if self.types else ""
 
     def looks(self, ticket_type: str) -> bool:
         """Whether staff should look at whom a ticket of this type admits."""

@@ -75,6 +75,10 @@ DOUBTFUL_SENSOR = 5
 BELIEVED_WITHIN = 3
 
 
+# What each decision begins with, made once.
+_ONE_MOMENT, _PATIENCE, _EXITS_PATIENCE = Show(Outcome.DECIDING), Start(PATIENCE), Start(EXIT_PATIENCE)
+
+InSight = tuple[tuple[str, float], ...]
 Step = tuple[Lane, Effects]
 Transition = Callable[[Lane, LaneRules, Any], Step]
 
@@ -140,16 +144,21 @@ def _barrier_at_rest(state: State, rules: LaneRules) -> Effects:
     return () if state is State.FREE else (Relock(),)
 
 
-def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead) -> Step:
-    waiting = None if _waits(lane, read.barcode) else lane.waiting
-    lane = replace(_turn(_sighted(lane, read), read.barcode), waiting=waiting)
+def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead, in_sight: InSight | None = None) -> Step:
+    """``in_sight``, where it is not the lane's, is what :func:`_look` has found."""
+    seen = lane.in_sight if in_sight is None else in_sight
+    lane = replace(
+        lane,
+        state=State.FREE if lane.state is State.FREE else State.DECIDING,
+        barcode=read.barcode,
+        in_sight=(*seen, (read.barcode, read.at)),
+        number=lane.number + 1,
+        waiting=None if _waits(lane, read.barcode) else lane.waiting,
+    )
     if lane.state is State.FREE:
         return lane, (Decide(lane.number, read.barcode),)
-    return replace(lane, state=State.DECIDING), (
-        Decide(lane.number, read.barcode),
-        Show(Outcome.DECIDING),
-        Start(EXIT_PATIENCE if rules.opens_always else PATIENCE),
-    )
+    patience = _EXITS_PATIENCE if rules.opens_always else _PATIENCE
+    return lane, (Decide(lane.number, read.barcode), _ONE_MOMENT, patience)
 
 
 def _turn(lane: Lane, barcode: str) -> Lane:
@@ -160,14 +169,20 @@ def _turn(lane: Lane, barcode: str) -> Lane:
 # Reads
 
 
-def _look(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[Lane, bool]:
-    """Whether this barcode has had its answer and has not been out of sight since."""
+def _look(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[InSight, bool]:
+    """What is in sight now; whether this barcode has had its answer and has not been out of sight since."""
     oldest = event.at - rules.repeat_gap.total_seconds()
     in_sight = {barcode: at for barcode, at in lane.in_sight if at > oldest}
     held_still = event.barcode in in_sight
     if held_still:
         in_sight[event.barcode] = event.at
-    return replace(lane, in_sight=tuple(in_sight.items())), held_still
+    return tuple(in_sight.items()), held_still
+
+
+def _looked(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[Lane, bool]:
+    """As :func:`_look`, and the lane as it is now."""
+    in_sight, held_still = _look(lane, rules, event)
+    return replace(lane, in_sight=in_sight), held_still
 
 
 def _sighted(lane: Lane, read: BarcodeRead) -> Lane:
@@ -181,9 +196,10 @@ def _waits(lane: Lane, barcode: str) -> bool:
 
 def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """Decided; a barcode held still is not, but an exit that opens always lets go at each read."""
-    lane, held_still = _look(lane, rules, event)
+    in_sight, held_still = _look(lane, rules, event)
     if not held_still:
-        return _decide(lane, rules, event)
+        return _decide(lane, rules, event, in_sight)
+    lane = replace(lane, in_sight=in_sight)
     if rules.opens_always:
         return _grant(_turn(lane, event.barcode), rules, Outcome.ADMIT, granted=None)
     return lane, ()
@@ -191,7 +207,7 @@ def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
 
 def _read_in_free(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """Decided for the record; an exit that opens always, told by pulses, lets go at each read."""
-    lane, held_still = _look(lane, rules, event)
+    lane, held_still = _looked(lane, rules, event)
     if not held_still:
         return _decide(lane, rules, event)
     return lane, _pulse_in_free(rules) if rules.opens_always else ()
@@ -199,7 +215,7 @@ def _read_in_free(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
 
 def _read_in_turn(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """A read while another is decided on, or its guest passes: it waits, or is told to."""
-    lane, held_still = _look(lane, rules, event)
+    lane, held_still = _looked(lane, rules, event)
     if held_still:
         return lane, ()
     if event.barcode == lane.barcode:
@@ -227,7 +243,7 @@ def _reopen(lane: Lane, rules: LaneRules) -> Effects:
 
 def _read_undecided(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """A read while the lane takes no tickets: it spends nothing."""
-    lane, held_still = _look(lane, rules, event)
+    lane, held_still = _looked(lane, rules, event)
     if held_still:
         return _let_out(lane, rules, event.barcode, ())
     return _let_out(_sighted(lane, event), rules, event.barcode, (Journal(event.barcode, Reason.UNDECIDED),))

@@ -4,7 +4,7 @@ Durations are taken from ``Moment.monotonic`` only. Wall time carries the trust 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 from uuid import UUID
@@ -49,9 +49,8 @@ class Scan:
     at: Moment
 
 
-def uuid7(wall: datetime, randomness: bytes) -> UUID:
-    """A UUIDv7 (RFC 9562, section 5.7) of a time and 10 random bytes."""
-    milliseconds = max(0, int(wall.astimezone(UTC).timestamp() * 1000)) & 0xFFFF_FFFF_FFFF
-    tail = int.from_bytes(randomness[:10], "big")
-    value = milliseconds << 80 | 0x7 << 76 | (tail >> 68 & 0xFFF) << 64 | 0b10 << 62 | tail & (1 << 62) - 1
-    return UUID(int=value)
+def uuid7(wall: datetime, randomness: int) -> UUID:
+    """A UUIDv7 (RFC 9562, section 5.7) of a time and 80 random bits, of which it has room for 74."""
+    milliseconds = max(0, int(wall.timestamp() * 1000)) & 0xFFFF_FFFF_FFFF
+    first, rest = randomness >> 68 & 0xFFF, randomness & (1 << 62) - 1
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | rest)

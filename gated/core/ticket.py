@@ -3,13 +3,15 @@
 Names, email, mobile, city and price are never part of it.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
-    """What one barcode stands for, as the server last told it. Times are aware UTC."""
+class Ticket(NamedTuple):
+    """What one barcode stands for, as the server last told it. Times are aware UTC.
+
+    A named tuple, since it is made in a third of a frozen dataclass's time, a million times in a download.
+    """
 
     barcode_id: str
     external_barcode_id: str | None = None

@@ -50,9 +50,10 @@ class GpioOutput:
         self.active = False
         self.device = device
         self._pins = pins
+        self._writing = pins.translated(f"writing GPIO{pin}")
 
     def write(self, active: bool) -> None:
-        with self._pins.translated(f"writing GPIO{self.pin}"):
+        with self._writing:
             self.device.value = active
         self.active = active
 
@@ -155,13 +156,9 @@ class GpioPins:
         with self._logged(), self.translated("closing the GPIO chip"):
             self.factory.close()
 
-    @contextlib.contextmanager
-    def translated(self, doing: str) -> Iterator[None]:
+    def translated(self, doing: str) -> "_Translated":
         """Raise what the libraries raise as a PinError that says what was being done."""
-        try:
-            yield
-        except self._errors as error:
-            raise PinError(f"{doing}: {error}") from error
+        return _Translated(doing, self._errors)
 
     @contextlib.contextmanager
     def _logged(self) -> Iterator[None]:
@@ -169,6 +166,21 @@ class GpioPins:
             yield
         except PinError as error:
             log.error("%s", error)
+
+
+class _Translated:
+    """A context manager made by hand: a scan's relay waits for it, and contextlib's take longer."""
+
+    def __init__(self, doing: str, errors: tuple[type[Exception], ...]) -> None:
+        self._doing = doing
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, self._errors):
+            raise PinError(f"{self._doing}: {error}") from error
 
 
 def open_mock(loop: AbstractEventLoop) -> GpioPins:

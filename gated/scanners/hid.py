@@ -25,7 +25,8 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from gated.core.barcode import KEY_ENTER, Framing, KeyFramer
+from gated.core.barcode import KEY_ENTER, Framing, KeyFramer, Read
+from gated.deadline import Deadline
 from gated.errors import ScannerError
 from gated.scanners import OnRead, OnState, ScannerState, changes_only
 
@@ -112,7 +113,7 @@ class HidScanner:
         self._open_device = open_device
         self._device: InputDevice | None = None
         self._stale = False  # between SYN_DROPPED and the next SYN_REPORT
-        self._timer: asyncio.Handle | None = None  # the next attempt, or the silence that ends a barcode
+        self._next: asyncio.Handle | None = None  # the next attempt
 
     @property
     def partials(self) -> int:
@@ -122,13 +123,14 @@ class HidScanner:
         self._loop = asyncio.get_running_loop()
         self._on_read = on_read
         self._on_state = changes_only(on_state)
-        self._timer = self._loop.call_soon(self._attempt)
+        self._silence = Deadline(self._fell_silent)
+        self._next = self._loop.call_soon(self._attempt)
 
     async def close(self) -> None:
         self._release()
 
     def alive(self) -> bool:
-        return self._device is not None or self._timer is not None
+        return self._device is not None or self._next is not None
 
     def _attempt(self) -> None:
         try:
@@ -141,7 +143,7 @@ class HidScanner:
             self._on_state(ScannerState.READING, os.path.realpath(self._path))
 
     def _take_hold(self) -> None:
-        self._timer = None
+        self._next = None
         self._device = device = self._open_device(self._path)
         if not NEEDED_KEYS.issubset(device.capabilities().get(EV_KEY, ())):
             raise ScannerError(
@@ -154,14 +156,15 @@ class HidScanner:
 
     def _lose(self, why: str) -> None:
         self._release()
-        self._timer = self._loop.call_later(RESCAN_S, self._attempt)
+        self._next = self._loop.call_later(RESCAN_S, self._attempt)
         self._on_state(ScannerState.LOST, f"{self._path}: {why}")
 
     def _release(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         if self._device is not None:
+            self._silence.clear()
             self._loop.remove_reader(self._device.fd)
             self._device.close()
             self._device = None
@@ -175,28 +178,25 @@ class HidScanner:
         except OSError as error:
             self._lose(REASONS.get(error.errno or 0, str(error)))
             return
-        self._await_silence()
-        for event in events:
-            self._take(event, at)
-
-    def _await_silence(self) -> None:
+        reads = [read for event in events if (read := self._take(event, at)) is not None]
         # After a hold-up of the loop its readers run before its timers, so a barcode that is already in the
-        # kernel's buffer cancels the timer that would have cut it.
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(self._framing.character_timeout.total_seconds(), self._silence)
+        # kernel's buffer moves the deadline that would have cut it.
+        if self._framer.unfinished:
+            self._silence.set(self._framing.character_timeout.total_seconds())
+        else:
+            self._silence.clear()
+        for read in reads:
+            self._on_read(read, at)
 
-    def _silence(self) -> None:
-        self._timer = None
+    def _fell_silent(self) -> None:
         self._framer.silence(time.monotonic())
 
-    def _take(self, event: InputEvent, at: float) -> None:
+    def _take(self, event: InputEvent, at: float) -> Read | None:
         if event.type == EV_SYN and event.code == SYN_DROPPED:
             self._stale = True
             self._framer.discard()
         elif event.type == EV_SYN and event.code == SYN_REPORT:
             self._stale = False
         elif event.type == EV_KEY and not self._stale:
-            read = self._framer.press(event.code, event.value, at)
-            if read is not None:
-                self._on_read(read, at)
+            return self._framer.press(event.code, event.value, at)
+        return None

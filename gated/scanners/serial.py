@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import serial
 
 from gated.core.barcode import ByteFramer, Framing
+from gated.deadline import Deadline
 from gated.scanners import OnRead, OnState, Parity, ScannerState, changes_only
 
 RETRY_FIRST_S = 0.5  # after a loss; doubled up to the last, so that a bad cable does not fill the log
@@ -84,6 +85,7 @@ class SerialScanner:
         self._loop = asyncio.get_running_loop()
         self._on_read = on_read
         self._on_state = changes_only(on_state)
+        self._silence = Deadline(self._fell_silent)
         self._thread.start()
 
     async def close(self) -> None:
@@ -171,19 +173,18 @@ class SerialScanner:
             self._let_go(OSError("unplugged, or closed at the far end"))
             return
         at = time.monotonic()
-        self._await_silence(port)
-        for read in self._framer.feed(data, at):
+        reads = self._framer.feed(data, at)
+        if self._framer.unfinished:
+            self._silence.set(self._framing.character_timeout.total_seconds())
+        else:
+            self._silence.clear()
+        for read in reads:
             self._on_read(read, at)
 
-    def _await_silence(self, port: "_Port") -> None:
-        port.stop_timer()
-        after = self._framing.character_timeout.total_seconds()
-        port.timer = self._loop.call_later(after, self._silence, port)
-
-    def _silence(self, port: "_Port") -> None:
+    def _fell_silent(self) -> None:
         at = time.monotonic()
         # What came during a hold-up of the loop is read next, and waits for its own silence.
-        if not select.select([port.fd], [], [], 0)[0]:
+        if self._port is not None and not select.select([self._port.fd], [], [], 0)[0]:
             self._framer.silence(at)
 
     def _let_go(self, error: OSError | None) -> None:
@@ -192,7 +193,7 @@ class SerialScanner:
             return
         port, self._port = self._port, None
         self._loop.remove_reader(port.fd)
-        port.stop_timer()
+        self._silence.clear()
         if error is None:
             port.ended.set_result(None)
         else:
@@ -204,12 +205,7 @@ class _Port:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.timer: asyncio.TimerHandle | None = None  # ends a silence
         self.ended: Future[None] = Future()
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
 
 
 def _keep_alive(fd: int) -> None:

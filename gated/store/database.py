@@ -198,17 +198,22 @@ def refuse_newer(kind: str, version: int) -> None:
         raise Newer(f"the {kind} has schema {version}, this gated knows {known}")
 
 
-@contextmanager
-def transaction(connection: Connection) -> Iterator[None]:
+class Transaction:
     """All that is written inside is written, or none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _steps(kind: str) -> list[str]:

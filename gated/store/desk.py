@@ -123,7 +123,9 @@ class _Case:
     """A scan with all that was looked up for it."""
 
     scan: Scan
-    digest: bytes | None
+    scanned: bytes | None
+    """The digest of the text that was scanned; None where that was malformed."""
+    now: Now
     found: Found | None = None
     lapsed: Lapsed | None = None
     overlay: Overlay = NOTHING
@@ -133,17 +135,18 @@ class _Case:
         return self.found.ticket if self.found else None
 
     @property
+    def digest(self) -> bytes | None:
+        """The digest that the scan is filed under."""
+        return self.found.digest if self.found else self.scanned
+
+    @property
     def barcode_id(self) -> str:
         """What the server knows the ticket by, or at least what was scanned."""
         return self.found.ticket.barcode_id if self.found else self.scan.barcode
 
 
-@dataclass(frozen=True, slots=True)
-class _Entered:
-    """A scan that has just been decided, and all that waits for the disk, itself the last."""
-
-    pending: Pending
-    batch: tuple[Pending, ...]
+_Entered = tuple[Pending, tuple[Pending, ...]]
+"""A scan that has just been decided, and all that waits for the disk, itself the last."""
 
 
 class Desk:
@@ -170,11 +173,12 @@ class Desk:
         return self._write(entered)
 
     def _weigh(self, scan: Scan, terms: Terms) -> tuple[_Case, Ask | Verdict]:
-        found = self._mirror.find(scan.barcode)
+        scanned = self._mirror.digest(scan.barcode)
+        found = self._mirror.find(scan.barcode, scanned)
         if isinstance(found, Ambiguous):
-            return _Case(scan, self._mirror.digest(scan.barcode)), deny(None, Reason.AMBIGUOUS)
-        case = self._look_up(scan, found)
-        if not self._memory.held.isdisjoint(self._digests(case)):
+            return _Case(scan, scanned, self._now(scan)), deny(None, Reason.AMBIGUOUS)
+        case = self._look_up(scan, scanned, found)
+        if self._memory.held and not self._memory.held.isdisjoint(_digests(case)):
             return case, deny(None, Reason.BUSY)
         return case, self._question(case, self._local(case, terms), terms)
 
@@ -182,7 +186,7 @@ class Desk:
         """Writes down what came of a question, and lets the ticket go."""
         with self._memory.lock:
             self._memory.held -= ask.holds
-            entered = self._conclude(self._look_up(ask.scan, self._found(ask.scan.barcode)), reply)
+            entered = self._conclude(self._case(ask.scan), reply)
         return self._write(entered)
 
     def let_go(self, ask: Ask) -> None:
@@ -207,7 +211,7 @@ class Desk:
         """
         if verdict.code != 50 or verdict.time is None:
             return None
-        digests = self._digests(case)
+        digests = _digests(case)
         if any(entry.verdict.admitted for entry in self._waiting(digests)):
             return None
         since_ms = self._running.at(case.scan.at.monotonic) - _LOST_CALL_MS
@@ -218,9 +222,9 @@ class Desk:
 
     def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         """Writes down a scan that was not decided on: the lane took no tickets, or the text was malformed."""
-        digest = self._mirror.digest(scan.barcode) if scan.barcode else None
+        scanned = self._mirror.digest(scan.barcode) if scan.barcode else None
         with self._memory.lock:
-            entered = self._enter(_Case(scan, digest), Reply(verdict, Origin.LOCAL))
+            entered = self._enter(_Case(scan, scanned, self._now(scan)), Reply(verdict, Origin.LOCAL))
         return self._write(entered)
 
     def override(self, scan: Scan) -> Decided:
@@ -229,8 +233,7 @@ class Desk:
             admit(100, Reason.VALID) if scan.direction is Direction.ENTRY else admit(200, Reason.CHECKED_OUT)
         )
         with self._memory.lock:
-            case = self._look_up(scan, self._found(scan.barcode))
-            entered = self._enter(case, Reply(verdict, Origin.OVERRIDE))
+            entered = self._enter(self._case(scan), Reply(verdict, Origin.OVERRIDE))
         return self._write(entered)
 
     def write_waiting(self) -> int:
@@ -307,9 +310,9 @@ class Desk:
             verdict = answer.fallback if isinstance(answer, Ask) else answer
             return Considered(
                 found=case.found,
-                digests=self._digests(case),
-                question=Question(case.ticket, case.overlay, self._rules_for(case, terms), self._now(scan)),
-                left=self._left(case),
+                digests=_digests(case),
+                question=Question(case.ticket, case.overlay, self._rules_for(case, terms), case.now),
+                left=self._left(case.ticket, case.overlay),
                 verdict=verdict if self._lost_call(case, verdict) is None else _VALID,
                 asks=isinstance(answer, Ask),
             )
@@ -324,26 +327,25 @@ class Desk:
         waiting = [each.entry for each in self._memory.waiting if each.entry.ticket in digests]
         return [entry for entry in waiting if not self._journal.has(entry)]
 
-    def _found(self, barcode: str) -> Found | None:
-        found = self._mirror.find(barcode)
-        return None if isinstance(found, Ambiguous) else found
-
-    def _digests(self, case: _Case) -> frozenset[bytes]:
-        scanned = self._mirror.digest(case.scan.barcode)
-        return frozenset((scanned, case.digest or scanned))
-
-    def _look_up(self, scan: Scan, found: Found | None) -> _Case:
+    def _case(self, scan: Scan) -> _Case:
         scanned = self._mirror.digest(scan.barcode)
+        found = self._mirror.find(scan.barcode, scanned)
+        return self._look_up(scan, scanned, None if isinstance(found, Ambiguous) else found)
+
+    def _look_up(self, scan: Scan, scanned: bytes, found: Found | None) -> _Case:
         digest = found.digest if found else scanned
         asked_ms = found.asked_ms if found else -1
         history = self._journal.history(digest, asked_ms, scanned)
-        waiting = self._waiting(frozenset((digest, scanned)))
+        waiting = self._waiting(frozenset((digest, scanned))) if self._memory.waiting else []
+        now = self._now(scan)
+        if not (history.movements or history.lapsed or waiting):
+            return _Case(scan, scanned, now, found)
         movements = history.movements + tuple(_movement(entry, asked_ms) for entry in waiting if entry.moves)
         lapsed = history.lapsed
         admitted_since = any(entry.verdict.admitted for entry in waiting)
         if lapsed is not None and (admitted_since or self._too_old(lapsed, scan)):
             lapsed = None
-        return _Case(scan, digest, found, lapsed, overlay_of(movements, lapsed=lapsed is not None))
+        return _Case(scan, scanned, now, found, lapsed, overlay_of(movements, lapsed=lapsed is not None))
 
     def _too_old(self, lapsed: Lapsed, scan: Scan) -> bool:
         age_ms = self._running.at(scan.at.monotonic) - lapsed.running_ms
@@ -355,7 +357,7 @@ class Desk:
         if case.found is None and not self._mirror.note("complete"):
             return deny(None, Reason.NOT_READY)
         rules = self._rules_for(case, terms)
-        return decide(case.scan, case.ticket, case.overlay, rules, self._now(case.scan))
+        return decide(case.scan, case.ticket, case.overlay, rules, case.now)
 
     def _rules_for(self, case: _Case, terms: Terms) -> Rules:
         memory = self._memory
@@ -398,23 +400,23 @@ class Desk:
         return self._ask(case, verdict, Origin.DIRECT if terms.ask_known else Origin.ASK)
 
     def _ask(self, case: _Case, fallback: Verdict, origin: Origin) -> Ask:
-        return Ask(case.scan, case.barcode_id, case.ticket, fallback, origin, self._digests(case))
+        return Ask(case.scan, case.barcode_id, case.ticket, fallback, origin, _digests(case))
 
     def _enter(self, case: _Case, reply: Reply, *, redeems: int | None = None) -> _Entered:
         pending = Pending(self._entry(case, reply, redeems), case.ticket)
         self._memory.waiting.append(pending)
-        return _Entered(pending, tuple(self._memory.waiting))
+        return pending, tuple(self._memory.waiting)
 
     def _write(self, entered: _Entered) -> Decided:
         """Makes a decision durable, with all that waits; as far as the disk lets us."""
-        batch = entered.batch
+        pending, batch = entered
         if not self._writes or len(batch) > _TRIED_AT_A_SCAN:
-            return self._put_off(entered)
+            return self._put_off(pending)
         try:
-            seq = self._written(batch, self._journal.write([pending.entry for pending in batch]))
+            seq = self._written(batch, self._journal.write([each.entry for each in batch]))
         except sqlite3.Error:
-            return self._put_off(entered)
-        return replace(_decided(entered.pending), seq=seq)
+            return self._put_off(pending)
+        return _decided(pending, seq)
 
     def _written(self, batch: tuple[Pending, ...], last: int) -> int:
         """These are on disk, the last under that number. Who was turned away meanwhile may come again."""
@@ -429,9 +431,9 @@ class Desk:
             ]
         return last
 
-    def _put_off(self, entered: _Entered) -> Decided:
+    def _put_off(self, pending: Pending) -> Decided:
         """Keeps in memory what can't be written now."""
-        decided = self.overtake(entered.pending.entry.scan.id)
+        decided = self.overtake(pending.entry.scan.id)
         assert decided is not None
         return decided
 
@@ -443,19 +445,19 @@ class Desk:
         return replace(entry, undurable=True)
 
     def _entry(self, case: _Case, reply: Reply, redeems: int | None) -> Entry:
-        verdict, regrants = reply.verdict, _regrants(reply.verdict)
+        verdict, ticket, regrants = reply.verdict, case.ticket, _regrants(reply.verdict)
         recorded = reply.answered if verdict.admitted else None
         if regrants and case.lapsed is not None:
             redeems = case.lapsed.seq
         return Entry(
-            scan=self._bounded(case.scan),
+            scan=_bounded(case),
             service=self._memory.service,
             ticket=case.digest,
             verdict=verdict,
             origin=reply.origin,
             moves=verdict.admitted and not regrants,
-            count_before=used(case.ticket, case.overlay),
-            left_before=self._left(case),
+            count_before=used(ticket, case.overlay),
+            left_before=self._left(ticket, case.overlay),
             running_ms=self._running.at(case.scan.at.monotonic),
             acknowledged_ms=None if recorded is None else self._running.at(recorded),
             kind=kind_of(verdict, reply.origin, self._rules.upload) if recorded is None else None,
@@ -464,26 +466,32 @@ class Desk:
             call=reply.call,
         )
 
-    def _left(self, case: _Case) -> int:
-        if case.ticket is None:
+    def _left(self, ticket: Ticket | None, overlay: Overlay) -> int:
+        if ticket is None:
             return 0
-        return left(case.ticket, case.overlay, reentry_after_checkout=self._rules.reentry_after_checkout)
-
-    def _bounded(self, scan: Scan) -> Scan:
-        """The scan with the best lower bound of its time, where that is not known."""
-        now = self._now(scan)
-        if now.trust is not TimeTrust.UNKNOWN or now.time <= scan.at.wall:
-            return scan
-        return replace(scan, at=replace(scan.at, wall=now.time))
+        return left(ticket, overlay, reentry_after_checkout=self._rules.reentry_after_checkout)
 
 
 def _regrants(verdict: Verdict) -> bool:
     return verdict.reason is Reason.REGRANT
 
 
-def _decided(pending: Pending) -> Decided:
+def _digests(case: _Case) -> frozenset[bytes]:
+    """The digests that the ticket's scans may be filed under."""
+    return frozenset(each for each in (case.scanned, case.digest) if each is not None)
+
+
+def _bounded(case: _Case) -> Scan:
+    """The scan with the best lower bound of its time, where that is not known."""
+    scan, now = case.scan, case.now
+    if now.trust is not TimeTrust.UNKNOWN or now.time <= scan.at.wall:
+        return scan
+    return replace(scan, at=replace(scan.at, wall=now.time))
+
+
+def _decided(pending: Pending, seq: int | None = None) -> Decided:
     entry = pending.entry
-    return Decided(entry.scan, entry.verdict, entry.origin, pending.ticket, None)
+    return Decided(entry.scan, entry.verdict, entry.origin, pending.ticket, seq)
 
 
 def _turned_away(entry: Entry) -> Entry:

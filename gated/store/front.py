@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from gated.core.scan import Scan
+from gated.deadline import Deadline
 from gated.errors import StoreError
 from gated.store.desk import Ask, Decided, Desk
 from gated.store.writer import Piece, Writer
@@ -30,9 +31,10 @@ class Front:
         self._first = first
         self._second = second
         self._beside = Writer("store beside")
-        self._timers: dict[Piece[Any], asyncio.TimerHandle] = {}
-        self._quiet = asyncio.Event()
-        self._quiet.set()
+        self._waiting: dict[Piece[Any], tuple[float, Callable[[], None]]] = {}
+        """When, by the loop's time, a piece has waited too long, and what is done then."""
+        self._deadline = Deadline(self._passed)
+        self._quiet = asyncio.Event()  # set when the last scan that is at a desk has ended
 
     def start(self) -> None:
         """Starts the second desk's thread."""
@@ -60,27 +62,47 @@ class Front:
     async def quiet(self) -> None:
         """Waits until no scan is at a desk, after all that waits for the loop has had its turn."""
         await asyncio.sleep(0)
-        await self._quiet.wait()
+        if self._waiting:
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def do(self, scan: Scan, step: Callable[[Desk], T]) -> Piece[T]:
         """Hands in a step of a scan. Its error is StoreError where neither desk can answer."""
         if self.hangs:
             piece = self._beside.do(partial(step, self._second))
-            self._wait(piece, GIVE_UP_S, self._give_up, piece)
+            self._wait(piece, GIVE_UP_S, partial(self._give_up, piece))
         else:
             piece = self._writer.do(partial(step, self._first), urgent=True)
-            self._wait(piece, PATIENCE_S, self._overdue, piece, scan, step)
+            self._wait(piece, PATIENCE_S, partial(self._overdue, piece, scan, step))
         piece.late = self._take_back
         piece.ended = partial(self._ended, piece)
         return piece
 
-    def _wait(self, piece: Piece[Any], seconds: float, then: Callable[..., None], *about: object) -> None:
-        self._quiet.clear()
-        self._timers[piece] = asyncio.get_running_loop().call_later(seconds, then, *about)
+    def _wait(self, piece: Piece[Any], seconds: float, then: Callable[[], None]) -> None:
+        alone = not self._waiting
+        self._waiting[piece] = (asyncio.get_running_loop().time() + seconds, then)
+        if alone:  # as it usually is: nothing to compare with
+            self._deadline.set(seconds)
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Has the first of those that wait looked at when its time is over."""
+        if self._waiting:
+            first = min(due for due, _ in self._waiting.values())
+            self._deadline.set(first - asyncio.get_running_loop().time())
+
+    def _passed(self) -> None:
+        now = asyncio.get_running_loop().time()
+        overdue = next((piece for piece, (due, _) in self._waiting.items() if due <= now), None)
+        then = self._waiting.pop(overdue)[1] if overdue else None
+        self._watch()  # at once, where others are overdue as well
+        if then:
+            then()
 
     def _ended(self, piece: Piece[Any]) -> None:
-        self._timers.pop(piece).cancel()
-        if not self._timers:
+        self._waiting.pop(piece, None)
+        if not self._waiting:
             self._quiet.set()
 
     def _overdue(self, piece: Piece[T], scan: Scan, step: Callable[[Desk], T]) -> None:
@@ -89,7 +111,7 @@ class Front:
             self._beside.do(partial(step, self._second)).then(piece.settle)
         else:
             self._beside.do(partial(self._second.overtake, scan.id)).then(partial(self._overtaken, piece))
-        self._wait(piece, GIVE_UP_S, self._give_up, piece)
+        self._wait(piece, GIVE_UP_S, partial(self._give_up, piece))
 
     def _overtaken(self, piece: Piece[Any], decided: Decided | BaseException | None) -> None:
         if decided is not None:  # else the first desk is still looking up, or just done

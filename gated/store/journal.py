@@ -17,7 +17,7 @@ from gated.core.outbox import Kind, Window
 from gated.core.overlay import SETTLING, Movement
 from gated.core.scan import Direction, Moment, Scan, ScanId, TimeTrust
 from gated.core.verdict import Origin, Reason, Verdict
-from gated.store.database import Connection, transaction
+from gated.store.database import Connection, Transaction
 from gated.store.privacy import SECRET_BYTES
 
 _SETTLING_MS = SETTLING.total_seconds() * 1000
@@ -28,6 +28,11 @@ _WIPED = 200
 # pages a scan). And the pages of cache while it is lengthened: the fewer, the more of it is written.
 _ROOM, _ROOM_CACHE = 256 * 1024, 16
 
+_HISTORY_OF_TWO = (
+    "SELECT seq, direction, acknowledged_ms, count_before, left_before, wall_ms, lane, passage, regranted,"
+    " running_ms FROM scan WHERE ticket IN (?, ?) AND moves = 1 ORDER BY seq"
+)
+_HISTORY = _HISTORY_OF_TWO.replace("IN (?, ?)", "= ?")  # needs no sorting, which a scan would wait for
 _LOST_CALL = """
     SELECT c.seq, c.call_from, c.call_to FROM scan c
     WHERE c.ticket IN (?, ?) AND c.call_from IS NOT NULL AND c.direction = 'entry' AND c.admitted = 0
@@ -155,10 +160,9 @@ class Journal:
         movements = []
         lapsed = None
         unsettled = set()
+        alone = scanned is None or scanned == ticket
         for seq, way, acknowledged, count, left, wall, lane, passage, regranted, running in self._db.execute(
-            "SELECT seq, direction, acknowledged_ms, count_before, left_before, wall_ms, lane, passage,"
-            " regranted, running_ms FROM scan WHERE ticket IN (?, ?) AND moves = 1 ORDER BY seq",
-            (ticket, scanned),
+            _HISTORY if alone else _HISTORY_OF_TWO, (ticket,) if alone else (ticket, scanned)
         ):
             direction = Direction(way)
             waits = direction is Direction.ENTRY and passage == Passage.NOT_TAKEN and not regranted
@@ -225,7 +229,7 @@ class Journal:
 
         ``redeems`` is the scan that it redeemed, which waits again for its guest.
         """
-        with transaction(self._db):
+        with Transaction(self._db):
             self._db.execute(
                 "UPDATE scan SET admitted = 0, code = NULL, reason = ?, moves = 0, undurable = 1"
                 " WHERE seq = ?",
@@ -242,7 +246,7 @@ class Journal:
 
         Returns the last one's number; they are numbered in a row.
         """
-        with transaction(self._db):
+        with Transaction(self._db):
             for entry in entries:
                 seq = self._add(entry)
         return seq
@@ -349,7 +353,7 @@ class Journal:
         if at.trust is not TimeTrust.UNKNOWN:
             wall_ms = max(wall_ms, int(at.wall.timestamp() * 1000))
         secret = os.urandom(SECRET_BYTES)
-        with transaction(self._db):
+        with Transaction(self._db):
             stays = self._db.execute(
                 "INSERT INTO scan (id, service, lane, direction, admitted, reason, origin, moves,"
                 " count_before, left_before, boot, monotonic_ms, wall_ms, trust, running_ms)"
@@ -370,7 +374,7 @@ class Journal:
         rows = self._db.execute(
             "SELECT seq FROM scan WHERE seq < ? ORDER BY seq LIMIT ?", (scans, _WIPED)
         ).fetchall()
-        with transaction(self._db):
+        with Transaction(self._db):
             self._db.executemany(
                 "DELETE FROM outbox WHERE kind = ? AND seq = ?",
                 [(kind, seq) for kind in Kind for (seq,) in rows],

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from gated.core.outbox import Shown
 from gated.core.ticket import Ticket
 from gated.errors import StoreError
-from gated.store.database import Connection, damaged, transaction
+from gated.store.database import Connection, Transaction, damaged
 from gated.store.privacy import Secrets
 
 # Rows that a purge wipes in one piece: a scan waits for no more than that.
@@ -134,7 +134,7 @@ def _tells_damage(method: Callable[P, R]) -> Callable[P, R]:
 def _all_tell_damage(mirror: type["Mirror"]) -> type["Mirror"]:
     """Makes each public method raise MirrorDamaged: an error of sqlite3 does not say which file that is."""
     for name, method in list(vars(mirror).items()):
-        if not name.startswith("_") and callable(method):
+        if not name.startswith("_") and name != "digest" and callable(method):  # which reads no file
             setattr(mirror, name, _tells_damage(method))
     return mirror
 
@@ -170,7 +170,7 @@ class Mirror:
 
     def empty(self) -> None:
         """Forgets all tickets and all notes."""
-        with transaction(self._db):
+        with Transaction(self._db):
             for table in ("ticket", "recent", "place", "external", "meta"):
                 self._db.execute(f"DELETE FROM {table}")
             self.set_note("secret", self._secrets.secret)
@@ -187,7 +187,7 @@ class Mirror:
 
     def set_notes(self, notes: Mapping[str, int | str | None]) -> None:
         """Remembers several values, all or none."""
-        with transaction(self._db):
+        with Transaction(self._db):
             for key, value in notes.items():
                 self.set_note(key, value)
 
@@ -195,10 +195,13 @@ class Mirror:
         """The latest running time that a row or a note speaks of."""
         return max(self.note("running_ms") or 0, self.note("types_ms") or 0)
 
-    def find(self, barcode: str) -> Found | Ambiguous | None:
-        """The ticket that a text stands for: by ``barcode_id``, then by ``external_barcode_id``."""
+    def find(self, barcode: str, scanned: bytes) -> Found | Ambiguous | None:
+        """The ticket that a text stands for: by ``barcode_id``, then by ``external_barcode_id``.
+
+        ``scanned`` is the text's digest.
+        """
         found = None
-        for digest, sealed, *row in self._db.execute(_FIND, (self._secrets.digest(barcode),)).fetchall():
+        for digest, sealed, *row in self._db.execute(_FIND, (scanned,)).fetchall():
             barcode_id = barcode if sealed is None else self._secrets.unseal(sealed, barcode)
             if barcode_id is None:
                 continue
@@ -228,7 +231,7 @@ class Mirror:
     def put(self, tickets: Iterable[Ticket], *, asked_ms: int, run: int) -> None:
         """Writes rows of a download in one transaction. ``run`` is 0 for a delta."""
         rows = self._rows(tickets)
-        with transaction(self._db):
+        with Transaction(self._db):
             last = self._last()
             for digest in [digest for digest, ticket in rows.items() if ticket.unreadable]:
                 if self._db.execute(_SEEN, (digest, run)).rowcount:
@@ -253,7 +256,7 @@ class Mirror:
     def place_piece(self) -> bool:
         """Puts some new rows in place; False once there are none."""
         piece = f"FROM recent ORDER BY digest LIMIT {_PLACED}"
-        with transaction(self._db):
+        with Transaction(self._db):
             # After a power cut in the midst of this some are there already.
             self._db.execute(f"INSERT OR IGNORE INTO place SELECT digest, number {piece}")
             done = self._db.execute(f"DELETE FROM recent WHERE digest IN (SELECT digest {piece})").rowcount
@@ -382,14 +385,14 @@ class MirrorBeside(Mirror):
         self.go_on(connection, connection)
         self._recalled = -1
 
-    def find(self, barcode: str) -> Found | Ambiguous | None:
+    def find(self, barcode: str, scanned: bytes) -> Found | Ambiguous | None:
         """As :meth:`Mirror.find`; new rows are recalled first, if there are any."""
         changes = self._db.execute("PRAGMA data_version").fetchone()[0]  # by whoever writes
         if changes != self._recalled:
             self._db.execute("DELETE FROM recent")
             self._recall(self.note("placed") or 0)
             self._recalled = changes
-        return super().find(barcode)
+        return super().find(barcode, scanned)
 
 
 def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
@@ -402,14 +405,14 @@ def _row(ticket: Ticket) -> tuple[int | str | None, ...]:
         ticket.seat,
         ticket.checkin_allowed,
         ticket.canceled,
-        _seconds(ticket.expire_from),
-        _seconds(ticket.valid_from),
-        _seconds(ticket.valid_till),
+        None if ticket.expire_from is None else _seconds(ticket.expire_from),
+        None if ticket.valid_from is None else _seconds(ticket.valid_from),
+        None if ticket.valid_till is None else _seconds(ticket.valid_till),
         ticket.max_checkins,
         ticket.remaining,
         ticket.checked_in,
-        _seconds(ticket.last_checked_in),
-        _seconds(ticket.last_checked_out),
+        None if ticket.last_checked_in is None else _seconds(ticket.last_checked_in),
+        None if ticket.last_checked_out is None else _seconds(ticket.last_checked_out),
         ticket.unreadable,
     )
 
@@ -437,21 +440,21 @@ def _ticket(barcode_id: str, row: Sequence[Any]) -> Ticket:
         seat=seat,
         checkin_allowed=bool(allowed),
         canceled=bool(canceled),
-        expire_from=_time(expire_from),
-        valid_from=_time(valid_from),
-        valid_till=_time(valid_till),
+        expire_from=None if expire_from is None else _time(expire_from),
+        valid_from=None if valid_from is None else _time(valid_from),
+        valid_till=None if valid_till is None else _time(valid_till),
         max_checkins=max_checkins,
         remaining=remaining,
         checked_in=checked_in,
-        last_checked_in=_time(last_in),
-        last_checked_out=_time(last_out),
+        last_checked_in=None if last_in is None else _time(last_in),
+        last_checked_out=None if last_out is None else _time(last_out),
         unreadable=unreadable,
     )
 
 
-def _seconds(time: datetime | None) -> int | None:
-    return None if time is None else int(time.timestamp())
+def _seconds(time: datetime) -> int:
+    return int(time.timestamp())
 
 
-def _time(seconds: int | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+def _time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

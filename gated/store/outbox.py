@@ -12,7 +12,7 @@ from typing import Any
 
 from gated.core.outbox import Kind, Lost, Row, Shown, Window, lost, stamped
 from gated.core.scan import Moment, TimeTrust
-from gated.store.database import Connection, transaction
+from gated.store.database import Connection, Transaction
 
 _Columns = tuple[Any, ...]
 
@@ -132,7 +132,7 @@ class Outbox:
         )
         rows = [self._frozen(row, service, at) for row in chosen]
         rows = [row for row in rows if row.service == rows[0].service]
-        with transaction(self._db):
+        with Transaction(self._db):
             self._db.executemany(
                 "UPDATE outbox SET checked_in_time = ?, sending = 1 WHERE kind = ? AND seq = ?",
                 [(row.checked_in_time, row.kind, row.seq) for row in rows],
@@ -141,7 +141,7 @@ class Outbox:
 
     def acknowledge(self, rows: Sequence[Row], running_ms: int) -> None:
         """The server has these rows: their barcodes are wiped."""
-        with transaction(self._db):
+        with Transaction(self._db):
             for row in rows:
                 self._acknowledge(row.seq, running_ms)
             self._note_running(running_ms)
@@ -152,7 +152,7 @@ class Outbox:
         If that scan let nobody in, and its guest got in with another since, the check-in is the other one's,
         which is not sent any more; if it has gone up by now, the server has it twice, and it is marked.
         """
-        with transaction(self._db):
+        with Transaction(self._db):
             scan = self._db.execute("SELECT admitted FROM scan WHERE seq = ?", (seq,)).fetchone()
             admitted = scan is not None and bool(scan[0])  # none: purged since
             since = None if admitted else self._db.execute(_ADMITTED_SINCE, (seq,)).fetchone()
@@ -176,7 +176,7 @@ class Outbox:
         """
         waits = [row for row in rows if row.status_code in (100, 200)]
         again = [row for row in rows if row.status_code not in (100, 200)]
-        with transaction(self._db):
+        with Transaction(self._db):
             for row in waits:
                 self._update(row.seq, "sending = 0, lost_ms = ?", running_ms)
             for row in again:
@@ -185,13 +185,13 @@ class Outbox:
 
     def found_not_recorded(self, seq: int) -> None:
         """A late answer said that the server has not recorded a scan: it is sent, no lost call any more."""
-        with transaction(self._db):
+        with Transaction(self._db):
             self._update(seq, "lost_ms = NULL")
             self._db.execute("UPDATE scan SET call_from = NULL, call_to = NULL WHERE seq = ?", (seq,))
 
     def park(self, rows: Sequence[Row], why: str) -> None:
         """These rows are sent no more without a person's word."""
-        with transaction(self._db):
+        with Transaction(self._db):
             for row in rows:
                 self._update(row.seq, "sending = 0, parked = ?", why)
 
@@ -207,7 +207,7 @@ class Outbox:
         found = self._db.execute(_LOST, (asked_ms,)).fetchall()
         if not found:
             return counts
-        with transaction(self._db):
+        with Transaction(self._db):
             for *columns, ticket, start, end, twin in found:
                 row = self._frozen(tuple(columns), service, None)
                 window = None if start is None else Window(start, end)
@@ -227,7 +227,7 @@ class Outbox:
 
     def retry(self) -> int:
         """Sends all parked rows again; those that the server may have are marked. Returns how many."""
-        with transaction(self._db):
+        with Transaction(self._db):
             self._db.execute(
                 "UPDATE scan SET marked = 1 WHERE seq IN (SELECT seq FROM outbox WHERE parked = ?)",
                 (UNCERTAIN,),
@@ -297,7 +297,7 @@ class Outbox:
         self._db.execute("UPDATE scan SET marked = 1 WHERE seq = ?", (seq,))
 
     def _set(self, rows: Sequence[Row], change: str) -> None:
-        with transaction(self._db):
+        with Transaction(self._db):
             for row in rows:
                 self._update(row.seq, change)
 
@@ -323,7 +323,7 @@ _COPIED = {
 
 def copy_outbox(journal: Connection, copy: Connection) -> None:
     """Fills an empty journal with the outbox of another, and with what it takes to send that."""
-    with transaction(copy):
+    with Transaction(copy):
         for table, query in _COPIED.items():
             _insert(copy, table, journal.execute(query).fetchall())
         # A gate that was killed on this disk may have sent any of them without a record of it.
@@ -332,7 +332,7 @@ def copy_outbox(journal: Connection, copy: Connection) -> None:
 
 def bring_back(copy: Connection, journal: Connection) -> None:
     """Notes in a journal what came of a copy of its outbox."""
-    with transaction(journal):
+    with Transaction(journal):
         for acknowledged, marked, start, end, seq in copy.execute(
             "SELECT acknowledged_ms, marked, call_from, call_to, seq FROM scan"
         ).fetchall():

@@ -29,13 +29,13 @@ from gated.store.database import (
     Connection,
     Damaged,
     Newer,
+    Transaction,
     beside_in_memory,
     is_sound,
     open_database,
     open_in_memory,
     open_to_read,
     refuse_newer,
-    transaction,
 )
 from gated.store.pages import Nonsense, Pages, Value, Wal, cells, kinds_of, read_wal, split, values
 from gated.store.privacy import SECRET_BYTES, Secrets
@@ -409,7 +409,7 @@ def _carry_over(pages: Pages, fresh: Connection) -> int:
     for name, _ in indexes:  # built at the end: row by row took three times as long
         fresh.execute(f"DROP INDEX {name}")
     for piece in _pieces(rows.of(pages)):
-        with transaction(fresh):
+        with Transaction(fresh):
             for statement, row in piece:
                 fresh.execute(statement, row)
     for _, creation in indexes:
@@ -428,7 +428,7 @@ def _pieces(rows: Iterator[Any]) -> Iterator[list[Any]]:
 def _mend(fresh: Connection, secret: bytes | None, *, lost_commits: bool) -> Salvaged:
     """Puts back what other rows tell, and counts. ``lost_commits``: some of the last are not there."""
     secret_lost = False
-    with transaction(fresh):
+    with Transaction(fresh):
         if fresh.execute("SELECT 1 FROM meta WHERE key = 'secret'").fetchone() is None:
             secret_lost = secret is None
             secret = secret or os.urandom(SECRET_BYTES)
@@ -473,7 +473,7 @@ def _rebuild_scans(fresh: Connection) -> int:
             " VALUES (?, ?, '', '', ?, ?, ?, ?, ?, ?, ?, 0, 1, '', 0, ?, ?, ?, 1)",
             (
                 seq,
-                uuid7(_time(wall_ms), os.urandom(10)).bytes,
+                uuid7(_time(wall_ms), int.from_bytes(os.urandom(10))).bytes,
                 Direction.EXIT if is_exit else Direction.ENTRY,
                 secrets.digest(barcode_id),
                 admitted,

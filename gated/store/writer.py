@@ -107,12 +107,14 @@ class Writer:
     @property
     def busy_s(self) -> float:
         """For how many seconds the piece that runs has been running; one apart does not count."""
-        return _since(self._began)
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     @property
     def held_up_s(self) -> float:
         """For how many seconds what is not urgent has had to wait for one piece, be that apart or not."""
-        return max(_since(self._began), _since(self._apart_since))
+        apart = self._apart_since
+        return max(self.busy_s, 0.0 if apart is None else time.monotonic() - apart)
 
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.
@@ -205,12 +207,10 @@ class Writer:
 
     def _deliver(self, news: Callable[[], None]) -> None:
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to be told
+        try:  # noqa: SIM105 - contextlib.suppress takes longer, and a scan waits for this
             self._loop.call_soon_threadsafe(news)
-
-
-def _since(began: float | None) -> float:
-    return 0.0 if began is None else time.monotonic() - began
+        except RuntimeError:  # the loop has ended: nobody is left to be told
+            pass
 
 
 def _told(error: BaseException) -> BaseException:

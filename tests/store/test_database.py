@@ -7,13 +7,13 @@ from gated.errors import StoreError
 from gated.store.database import (
     Damaged,
     Newer,
+    Transaction,
     beside_in_memory,
     damaged,
     is_sound,
     open_database,
     open_in_memory,
     open_to_read,
-    transaction,
 )
 
 
@@ -180,13 +180,13 @@ def test_a_transaction_that_fails_leaves_nothing_behind_and_does_not_block_the_n
     connection = opened(tmp_path / "file.db")
 
     def write_twice() -> None:
-        with transaction(connection):
+        with Transaction(connection):
             connection.execute("INSERT INTO meta VALUES ('a', 1)")
             connection.execute("INSERT INTO meta VALUES ('a', 1)")
 
     with pytest.raises(sqlite3.IntegrityError):
         write_twice()
-    with transaction(connection):
+    with Transaction(connection):
         connection.execute("INSERT INTO meta VALUES ('b', 1)")
     assert connection.execute("SELECT key FROM meta").fetchall() == [("b",)]
     connection.close()
