@@ -194,9 +194,12 @@ class Store:
         return True
 
     def _renew_journal(self) -> None:
+        # Meanwhile the other thread decides by what can be read of the damaged one, and in memory.
+        done_with = self._files.renew_journal(self._secret)
         with self._memory.lock:  # the other thread reads the journal under it
-            self._files.renew_journal(self._secret)
             self._go_on_with_journal()
+        for connection in done_with:
+            connection.close()
 
     def _go_on_with_journal(self) -> None:
         for part in (self._journal, self._reader):

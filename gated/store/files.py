@@ -191,23 +191,33 @@ class Files:
             self.mirror_filing = self.mirror_beside
             self.mirror_in_memory = True
 
-    def renew_journal(self, secret: bytes) -> None:
-        """Salvages a journal that was found damaged. Nobody may be reading it. Raises Newer."""
-        self.journal_beside.close()
-        self.journal.close()
-        path = self.folder / JOURNAL
-        if not self.unwritable:
-            try:
-                self.journal, self.salvaged = open_journal(path, suspect=True, secret=secret)
-                self.journal_beside = open_beside(path)
-                self.outbox = self.journal
-            except StoreError as error:
-                self.unwritable = str(error)
-                self.outbox, _ = open_in_memory("journal")
-                self._read_journal(secret)
-                copy_outbox(self.journal, self.outbox)
-        else:
+    def renew_journal(self, secret: bytes) -> tuple[Connection, ...]:
+        """Salvages a journal that was found damaged, which takes seconds where it is long. Raises Newer.
+
+        It may be read all the while, not written. Returns what read it: to be closed, in this order, once
+        nobody uses that any more.
+        """
+        done_with = (self.journal_beside, self.journal)
+        if self.unwritable:
             self._read_journal(secret)
+            return done_with
+        try:
+            self._open_journal(secret)
+        except StoreError as error:
+            self._read_journal(secret)
+            self.outbox, _ = open_in_memory("journal")
+            copy_outbox(self.journal, self.outbox)
+            self.unwritable = str(error)
+        return done_with
+
+    def _open_journal(self, secret: bytes) -> None:
+        path = self.folder / JOURNAL
+        with ExitStack() as opened:
+            journal, salvaged = open_journal(path, suspect=True, secret=secret)
+            opened.callback(journal.close)
+            self.journal_beside = open_beside(path)
+            opened.pop_all()
+        self.journal, self.outbox, self.salvaged = journal, journal, salvaged
 
     def _read_journal(self, secret: bytes) -> None:
         path = self.folder / JOURNAL

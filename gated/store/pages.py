@@ -1,9 +1,10 @@
 """A SQLite file read page by page, for where SQLite can't find its way through it any more.
 
 Every page that makes sense is read for itself, whatever became of the pages that led to it: one page of noise
-costs the rows on that page, or none. Nothing is written here, and no lock is taken, so nobody may have the
-file open. Facts: https://sqlite.org/fileformat2.html (b-tree pages 1.6, records 2.1, the WAL 4). Files are as
-gated makes them: pages of 4096 bytes without reserved space, text in UTF-8.
+costs the rows on that page, or none. Nothing is written here, and no lock is taken, so nobody may write the
+file meanwhile; and closing it lets go of the locks that this process has on it. Facts:
+https://sqlite.org/fileformat2.html (b-tree pages 1.6, records 2.1, the WAL 4). Files are as gated makes them:
+pages of 4096 bytes without reserved space, text in UTF-8.
 """
 
 import os

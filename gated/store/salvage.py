@@ -1,7 +1,8 @@
 """Opens the journal, whatever became of it: what can be read of a damaged one is carried into a fresh file.
 
 - It is looked at before SQLite opens it, because SQLite silently drops a WAL that it can't read; then for as
-  long as a start can bear. Damage farther in shows when a query comes upon it, and brings us here again.
+  long as a start can bear. Damage farther in shows when a query comes upon it, and brings us here again:
+  then the second desk goes on by what can be read. A ticket whose scans it can't read is denied meanwhile.
 - A damaged file is never written to, and stays beside the fresh one until a purge. The fresh one takes its
   place in one step: a power cut leaves either.
 - The secret has a second copy in the mirror: without it neither file would know a ticket any more.
@@ -71,8 +72,8 @@ _MISSING = f"""
 """
 # Admitted here, and neither acknowledged nor in the outbox.
 _UNSENDABLE = """
-    SELECT count(*) FROM scan s WHERE moves = 1 AND acknowledged_ms IS NULL
-    AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.seq = s.seq)
+    SELECT count(*) FROM scan WHERE moves = 1 AND acknowledged_ms IS NULL
+    AND seq NOT IN (SELECT seq FROM outbox)
 """
 _ORPHANS = """
     SELECT o.kind, o.seq, o.barcode_id, o.status_message, o.checked_in_time FROM outbox o
@@ -143,8 +144,8 @@ def open_journal(
     """Opens or creates the journal at ``path``; says what was salvaged, if it was damaged or gone.
 
     ``suspect``: damage was found, so it is not looked for. ``secret`` is the gate's, where that is known;
-    else its copy in the mirror is taken. Nobody may have the journal open. Raises StoreError where the disk
-    can't be used, and where the file is from a newer gated.
+    else its copy in the mirror is taken. Nobody may write the journal meanwhile; who reads it goes on with
+    the damaged one. Raises StoreError where the disk can't be used, and where the file is of a newer gated.
     """
     try:
         _put_in_place(path)
@@ -167,6 +168,7 @@ def read_journal(
     It is read in place; what can be read of a damaged one is carried into memory, one that is not there is
     begun there. ``suspect`` and ``secret`` are those of :func:`open_journal`. Raises Newer.
     """
+    path = (_salvaged_beside(path) or [path])[-1]
     connection = None if suspect else _read_sound(path)
     if connection is not None:
         return connection, open_to_read(path, "journal"), None
@@ -306,7 +308,7 @@ def _put_in_place(path: Path) -> Path | None:
 
     Returns where the damaged file is now. The WAL goes first: a fresh file must not find an old one.
     """
-    salvaged = sorted(path.parent.glob(f"{path.stem}.*.salvaged"))
+    salvaged = _salvaged_beside(path)
     if not salvaged:
         return None
     kept = salvaged[-1].with_suffix(".damaged")
@@ -316,6 +318,11 @@ def _put_in_place(path: Path) -> Path | None:
     salvaged[-1].rename(path)
     _sync(path.parent)
     return kept
+
+
+def _salvaged_beside(path: Path) -> list[Path]:
+    """Salvaged files, whole, that have not come to the damaged one's place yet; the latest is the last."""
+    return sorted(path.parent.glob(f"{path.stem}.*.salvaged"))
 
 
 def _sync(path: Path) -> None:

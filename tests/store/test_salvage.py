@@ -400,6 +400,49 @@ def test_a_power_cut_in_the_middle_leaves_what_the_next_start_needs(folder, monk
     assert list(folder.glob("*.salvag*")) == []
 
 
+def test_a_salvaged_journal_that_can_not_be_put_in_its_place_is_what_is_read(folder, monkeypatch):
+    root = pages_of(folder, "scan")[0]
+    crashed(folder)
+    overwrite(folder / "journal.db", root)
+    path_rename = Path.rename
+
+    def rename_all_but_the_file(self: Path, target: Path) -> Path:
+        if self.name == "journal.db":
+            raise OSError("the disk fails")
+        return path_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_all_but_the_file)
+    with pytest.raises(StoreError, match="the disk fails"):
+        opened(folder, suspect=True)
+    *connections, _ = read_journal(folder / "journal.db", suspect=True)
+    for connection in connections:
+        assert counts(connection)["scan"] == SCANS + 20
+        connection.close()
+
+
+def test_who_reads_a_damaged_journal_goes_on_reading_it_and_does_not_change_what_is_kept(folder):
+    path, leaf = folder / "journal.db", pages_of(folder, "movement")[1]
+    crashed(folder)
+    first = open_database(path, "journal", synchronous="OFF")
+    second = database.open_beside(path)
+    overwrite(path, leaf)
+    before = [path.read_bytes(), (folder / "journal.db-wal").read_bytes()]
+    fresh, salvaged = opened(folder, suspect=True)
+    assert salvaged is not None
+    assert salvaged.kept is not None
+    assert counts(second) == counts(first) == counts(fresh) == {**EVERYTHING, "scan": 320, "outbox": 220}
+    for connection in (second, first, fresh):
+        connection.close()
+    assert [salvaged.kept.read_bytes(), Path(f"{salvaged.kept}-wal").read_bytes()] == before
+
+
+def test_a_long_outbox_is_counted_without_looking_through_it_for_each_scan(folder):
+    connection, _ = opened(folder)
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {salvage._UNSENDABLE}")]
+    connection.close()
+    assert not any("CORRELATED" in step for step in plan)
+
+
 def test_a_purge_leaves_nothing_of_the_damaged_files(folder, monkeypatch):
     overwrite(folder / "journal.db", 1)
     (folder / "journal.db-wal").write_bytes(NOISE)

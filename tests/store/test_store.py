@@ -15,7 +15,7 @@ from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front
+from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front, salvage
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
 from gated.store.outbox import Outbox
@@ -69,7 +69,7 @@ class Gateway:
     Once it is open, a busy machine has all the time it needs.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
         self._monkeypatch = monkeypatch
         self.reached = threading.Event()
         self._open = threading.Event()
@@ -550,6 +550,55 @@ async def test_a_mirror_that_is_damaged_is_begun_anew_and_the_journal_still_coun
     await load(again, ticket())
     assert (await decide(again)).verdict.reason is Reason.ALREADY_SCANNED
     await again.close()
+
+
+# ---- a journal that is damaged while it is used
+
+
+async def damaged_while_running(store: Store, folder: Path) -> None:
+    """Forty guests are in; then the page with the scans of the first of them turns to noise."""
+    await load(store, *(ticket(f"T{number}") for number in range(40)), ticket("N1"), ticket("N2"))
+    for number in range(40):
+        await decide(store, f"T{number}")
+    await store.upkeep()
+    await store._writer.do(lambda: store._files.journal.execute("PRAGMA shrink_memory").fetchall())
+    journal = folder / "journal.db"
+    raw = journal.read_bytes()
+    connection = sqlite3.connect(journal)
+    [root] = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'scan'").fetchone()
+    connection.close()
+    page = raw[(root - 1) * PAGE_BYTES : root * PAGE_BYTES]
+    cell = int.from_bytes(page[12:14], "big")
+    leaf = int.from_bytes(page[cell : cell + 4], "big")
+    with journal.open("r+b") as file:
+        file.seek((leaf - 1) * PAGE_BYTES)
+        file.write(b"no page!" * (PAGE_BYTES // 8))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("rules", RULES)
+async def test_while_a_damaged_journal_is_salvaged_scans_are_decided_by_what_can_be_read(
+    tmp_path, monkeypatch, rules
+):
+    store = await opened(tmp_path, rules)
+    await damaged_while_running(store, tmp_path)
+    gateway = Gateway(monkeypatch, salvage, "_fill")
+    finder = asyncio.create_task(decide(store, "T0"))
+    await gateway.wait()
+    reasons = [(await decide(store, each)).verdict.reason for each in ("N1", "N1", "T39")]
+    entered = [Reason.VALID, Reason.ALREADY_SCANNED] if rules.admit_undurable else [Reason.FAULT] * 2
+    assert reasons == [*entered, Reason.ALREADY_SCANNED]
+    with pytest.raises(StoreError, match="malformed"):  # it may be in: nobody can tell
+        await decide(store, "T1")
+    gateway.open()
+    await asyncio.gather(finder, return_exceptions=True)  # a busy machine may have kept it too long
+    assert (await store.health()).undurable == 0
+    assert store.salvaged is not None
+    assert (store.salvaged.scans, store.salvaged.rebuilt > 5) == (40, True)
+    reasons = [(await decide(store, each)).verdict.reason for each in ("T1", "T39", "N1", "N1")]
+    again = [Reason.ALREADY_SCANNED if rules.admit_undurable else Reason.VALID]
+    assert reasons == [Reason.ALREADY_SCANNED] * 2 + again + [Reason.ALREADY_SCANNED]
+    await store.close()
 
 
 # ---- a start on a disk that can't be written
