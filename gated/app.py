@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -31,7 +31,7 @@ from gated.control import SOCKET, ControlServer, check_alone
 from gated.core import backoff
 from gated.core.emergency import Came
 from gated.core.events import EmergencyBegan, EmergencyEnded, Mode, ModeCommanded
-from gated.core.scan import LaneName
+from gated.core.scan import LaneName, Moment
 from gated.core.signals import Outcome
 from gated.errors import ApiRefused, ControlError, GatedError, StoreError
 from gated.interlock import Interlock
@@ -55,6 +55,9 @@ _UPKEEP_EVERY = timedelta(seconds=20)
 # For systemd, whose limit of a start is a matter of seconds: a damaged journal is salvaged row by row.
 _SALVAGE_MOST = timedelta(minutes=10)
 _DISK_FAILING = "Scans wait in memory, tickets may not come down: look at the card or disk."
+_UNWRITTEN = "If gated is started again before the disk takes it, it starts as if this had not happened."
+# An input that flutters while the disk fails: the last of it says how things are.
+_UNWRITTEN_MOST = 100
 _MICROSECOND = timedelta(microseconds=1)
 # How long the database thread may keep the interpreter while the loop waits for it: a scan changes hands
 # three times, and at Python's own 5 ms a time that was felt while a download was written.
@@ -74,7 +77,9 @@ class App:
         self._failures: dict[str, int] = {}
         self._watchers = Watchers()
         self._upload_timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        # What came of the emergency and is not on disk yet, the latest of it.
+        self._unwritten: deque[tuple[Came, Moment]] = deque(maxlen=_UNWRITTEN_MOST)
+        self._writing: asyncio.Task[None] | None = None
         self._failed_callback: BaseException | None = None
         self._control_lost = False
         self._mirrors_renewed = 0  # those that were told of
@@ -249,6 +254,7 @@ class App:
             self._check_alive()
             self._notifier.send("WATCHDOG=1")
             self._emergency.look()
+            self._write_emergency()
             if not self._control.alive:
                 await self._restart_control()
             health = await self._health()
@@ -352,17 +358,27 @@ class App:
                 lane.feed(EmergencyBegan())
             elif came is not Came.LATCHED:
                 lane.feed(EmergencyEnded())
-        task = asyncio.create_task(self._journal_emergency(came))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._unwritten.append((came, self._clock.now()))
+        self._write_emergency()
 
-    async def _journal_emergency(self, came: Came) -> None:
-        try:
-            if came in (Came.LATCHED, Came.ENDED):
-                await self._store.set_note("emergency", int(came is Came.LATCHED))
-            await self._store.occurred("emergency", None, came, "", self._clock.now())
-        except StoreError as error:
-            self._log.error("journal_failed", error=str(error), hint=error.hint)
+    def _write_emergency(self) -> None:
+        """A restart must find the latch as it is; where the disk fails it is written as soon as it can be."""
+        if self._unwritten and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._write_unwritten())
+
+    async def _write_unwritten(self) -> None:
+        while self._unwritten:
+            came, at = first = self._unwritten[0]
+            try:
+                if came in (Came.LATCHED, Came.ENDED):
+                    await self._store.set_note("emergency", int(came is Came.LATCHED))
+                await self._store.occurred("emergency", None, came, "", at)
+            except StoreError as error:
+                self._link.alarm_if(True, "emergency_unwritten", error=str(error), hint=_UNWRITTEN)
+                return
+            if self._unwritten and self._unwritten[0] is first:  # else so much came that it was pushed out
+                self._unwritten.popleft()
+        self._link.alarm_if(False, "emergency_unwritten")
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from gated.control import SOCKET, ask
 from gated.core.barcode import Barcode
 from gated.core.events import State
 from gated.core.scan import LaneName
-from gated.errors import GatedError
+from gated.errors import GatedError, StoreError
 from gated.scanners.serial import SerialScanner
 
 WITHIN = 10.0  # seconds; a bound for a busy machine, not what is expected
@@ -230,6 +230,28 @@ async def test_an_alarm_whose_edge_was_never_told_is_seen_all_the_same(tmp_path:
         gate.pins.pin(ALARM)._state = False  # the contact closes
         await gate.until(lambda: gate.lane.view()["state"] == State.EMERGENCY)
         assert gate.pins.pin(RELEASE).state
+
+
+async def test_a_latch_that_the_disk_refuses_is_written_as_soon_as_it_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as gate:
+        store, refused = gate.app._store, []
+
+        async def refuse(*note: object) -> None:
+            refused.append(note)
+            raise StoreError("the disk is full")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(store, "set_note", refuse)
+            gate.pins.pin(ALARM).drive_low()
+            await gate.until(lambda: len(refused) > 2)
+        await gate.until(lambda: not gate.app._unwritten)
+        assert await store.note("emergency") == 1
+        await gate.until(lambda: "emergency_unwritten" not in gate.app._link.alarms)
+        assert [alarm["what"] for alarm in gate.said("alarm")] == [
+            "emergency_unwritten"
+        ]  # not at each attempt
 
 
 async def test_a_gate_that_is_ready_collects_garbage_again(tmp_path: Path) -> None:
