@@ -153,6 +153,7 @@ class Mirror:
         """Goes on with another file, to be claimed unless somebody else writes it."""
         self._db, self._filing = connection, filing
         self._recent = self._unfiled = 0
+        self._noted_ms = -1  # when the rows were asked for that were written last
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("CREATE TEMP TABLE recent (digest BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
 
@@ -174,7 +175,7 @@ class Mirror:
             for table in ("ticket", "recent", "place", "external", "meta"):
                 self._db.execute(f"DELETE FROM {table}")
             self.set_note("secret", self._secrets.secret)
-        self._recent = 0
+        self._recent, self._noted_ms = 0, -1
 
     def note(self, key: str) -> Any:
         """A remembered value: int, str or bytes, or None."""
@@ -244,7 +245,9 @@ class Mirror:
                 some = values[first : first + _TOGETHER]
                 self._db.execute(_upsert(len(some)), (asked_ms, run, *chain.from_iterable(some)))
             new = self._recall(last)
-            self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
+            if asked_ms != self._noted_ms:  # all pieces of a page were asked for at once
+                self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
+        self._noted_ms = asked_ms
         self._recent += new
         self._unfiled += len(rows)
 
@@ -320,6 +323,7 @@ class Mirror:
     def forget(self) -> None:
         """Forgets all notes: what rows there are count no more, and a restart empties this mirror."""
         self._db.execute("DELETE FROM meta")
+        self._noted_ms = -1
 
     def renew(self, secrets: Secrets) -> None:
         """From now on goes by another secret: no row is found any more."""

@@ -117,10 +117,10 @@ async def test_reading_a_page_gives_way_between_two_pieces_of_it() -> None:
     async def give_way() -> None:
         ways.append(len(ways))
 
-    page = {"barcodes": [{"barcode_id": f"T{number}"} for number in range(120)]}
+    page = {"barcodes": [{"barcode_id": f"T{number}"} for number in range(160)]}
     server = Server(answer=lambda _: httpx.Response(200, json=page))
     api = TicketScanApi(SETTINGS, "secret", transport=httpx.MockTransport(server), give_way=give_way)
-    assert len((await api.page("1", 1, since=None)).value.tickets) == 120
+    assert len((await api.page("1", 1, since=None)).value.tickets) == 160
     assert len(ways) == 2
 
 
