@@ -22,6 +22,10 @@ from gated.errors import StoreError
 Connection = sqlite3.Connection
 
 
+# KiB of pages that a connection which writes keeps in memory; SQLite's own 2000 fill up in a download, and
+# stay. The largest transactions, which put tickets in place, write a hundred pages of 4 KiB: a smaller cache
+# would write many of them twice. A page that is not kept comes from the system's cache.
+_CACHE_KIB = 512
 # Primary result codes (https://sqlite.org/rescode.html): a malformed file, and one that is no database.
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -58,6 +62,7 @@ def open_database(path: Path, kind: str, *, synchronous: str) -> Connection:
             "wal_autocheckpoint = 0",
             "journal_size_limit = 8388608",  # bytes; a WAL grown by a bulk load shrinks again
             "mmap_size = 0",
+            f"cache_size = -{_CACHE_KIB}",  # negative: in KiB
             "foreign_keys = OFF",  # the only reference is written in the same step as its target
             "secure_delete = ON",
             "trusted_schema = OFF",

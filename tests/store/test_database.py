@@ -61,6 +61,12 @@ def test_a_file_is_opened_as_durable_as_asked_and_never_checkpoints_by_itself(tm
     connection.close()
 
 
+def test_a_connection_that_writes_keeps_half_a_megabyte_of_pages(tmp_path):
+    connection = opened(tmp_path / "file.db")
+    assert connection.execute("PRAGMA cache_size").fetchone() == (-512,)
+    connection.close()
+
+
 @pytest.mark.parametrize("wal", ["full", "empty", "gone"])
 def test_a_file_is_read_in_place_with_its_wal_and_nothing_is_written(tmp_path, wal):
     path = tmp_path / "file.db"
