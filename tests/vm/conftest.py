@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ import pytest
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
-# Now and then the emulated kernel panics as it starts, in code that it has just patched (seen with QEMU 7.2).
+# Now and then the emulated kernel panics, in code that it has just patched: as it starts or, seen once in a
+# hundred boots, later (QEMU 7.2). Nothing that gated does can bring that about, so the machine boots again.
 BOOTS = 3
+PANIC = "Kernel panic - not syncing"
 DAY_LIMIT_S = 3600  # on a busy host; about 500 on an idle one
 
 # mke2fs and its like are there, which a root who came by su does not have on the path.
@@ -62,7 +65,7 @@ def live(machine: Path, place: Path, script: str, limit_s: int, **files: str) ->
     command(
         "/usr/bin/python3", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", luggage, CHECKOUT
     )
-    for _ in range(BOOTS):
+    for boot in range(1, BOOTS + 1):
         done = subprocess.run(
             [HERE / "run.sh", machine, luggage, work, str(limit_s)],
             capture_output=True,
@@ -70,7 +73,10 @@ def live(machine: Path, place: Path, script: str, limit_s: int, **files: str) ->
             check=False,
         )
         facts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
-        if facts:
+        panicked = PANIC in (work / "console.log").read_text(errors="replace")
+        if panicked:
+            print(f"boot {boot} of {place}: the emulated kernel panicked", file=sys.stderr)
+        if facts and not (panicked and boot < BOOTS):
             return {fact["step"]: fact for fact in facts}
     pytest.fail(
         f"the guest said nothing; its console is in {work}\n{done.stdout}{done.stderr}", pytrace=False
