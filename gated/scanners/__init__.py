@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from gated.core.barcode import Read
+from gated.core.barcode import ByteFramer, Framing, KeyFramer, Read
+from gated.deadline import Deadline
 
 
 class ScannerState(StrEnum):
@@ -56,6 +57,14 @@ class Scanner(Protocol):
     def alive(self) -> bool:
         """Whether it still reads or looks for the scanner. A lost scanner is alive."""
         ...
+
+
+def await_silence(silence: Deadline, framer: ByteFramer | KeyFramer, framing: Framing) -> None:
+    """After a read: has ``silence`` pass if nothing more comes in time, where that would drop something."""
+    if framer.unfinished:
+        silence.set(framing.character_timeout.total_seconds())
+    else:
+        silence.clear()
 
 
 def changes_only(on_state: OnState) -> OnState:

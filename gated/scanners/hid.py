@@ -28,7 +28,7 @@ from typing import Protocol
 from gated.core.barcode import KEY_ENTER, Framing, KeyFramer, Read
 from gated.deadline import Deadline
 from gated.errors import ScannerError
-from gated.scanners import OnRead, OnState, ScannerState, changes_only
+from gated.scanners import OnRead, OnState, ScannerState, await_silence, changes_only
 
 RESCAN_S = 1.0  # a node is there for some ms before its group is set, so each failure is tried again
 
@@ -181,10 +181,7 @@ class HidScanner:
         reads = [read for event in events if (read := self._take(event, at)) is not None]
         # After a hold-up of the loop its readers run before its timers, so a barcode that is already in the
         # kernel's buffer moves the deadline that would have cut it.
-        if self._framer.unfinished:
-            self._silence.set(self._framing.character_timeout.total_seconds())
-        else:
-            self._silence.clear()
+        await_silence(self._silence, self._framer, self._framing)
         for read in reads:
             self._on_read(read, at)
 

@@ -28,7 +28,7 @@ import serial
 
 from gated.core.barcode import ByteFramer, Framing
 from gated.deadline import Deadline
-from gated.scanners import OnRead, OnState, Parity, ScannerState, changes_only
+from gated.scanners import OnRead, OnState, Parity, ScannerState, await_silence, changes_only
 
 RETRY_FIRST_S = 0.5  # after a loss; doubled up to the last, so that a bad cable does not fill the log
 RETRY_LAST_S = 5.0
@@ -174,10 +174,7 @@ class SerialScanner:
             return
         at = time.monotonic()
         reads = self._framer.feed(data, at)
-        if self._framer.unfinished:
-            self._silence.set(self._framing.character_timeout.total_seconds())
-        else:
-            self._silence.clear()
+        await_silence(self._silence, self._framer, self._framing)
         for read in reads:
             self._on_read(read, at)
 

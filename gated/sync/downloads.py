@@ -138,7 +138,7 @@ class Downloads:
             self._ahead = asyncio.create_task(self._page(service, following, since))
             self._ahead.add_done_callback(_note_error)
             yield answer
-            answer = await self._ahead
+            answer, self._ahead = await self._ahead, None  # or its tickets were kept until the next download
         yield answer
 
     async def _page(self, service: str, number: int, since: int | None) -> Dated[Page]:
