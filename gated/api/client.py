@@ -100,8 +100,8 @@ class TicketScanApi:
         )
         self._settings = settings
         self._password = password
-        self._direct = Link(opener, _DIRECT, monotonic)
-        self._transfers = Link(opener, _TRANSFER, monotonic)
+        self._direct = Link(opener, _DIRECT, monotonic)  # for which a scan waits itself: in no other's way
+        self._transfers = Link(opener, _TRANSFER, monotonic, give_way=self._give_way)
         self._tokens = TokenKeeper(self._log_in, monotonic)
         self._own_bases: dict[str, str] = {}
         self._dead_bases: set[str] = set()
@@ -189,12 +189,12 @@ class TicketScanApi:
 
     async def _in_turns(self, reading: Generator[None, None, _T]) -> _T:
         while True:
+            await self._give_way()
             try:
                 next(reading)
             except StopIteration as done:
                 read: _T = done.value
                 return read
-            await self._give_way()
 
     def _services_request(self, user_id: str) -> Request:
         path = f"users/{quote(user_id, safe='')}/services"

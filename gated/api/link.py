@@ -11,7 +11,7 @@
 import asyncio
 import ssl
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -164,15 +164,26 @@ class Opener:
 class Link:
     """A client that is replaced when its pool has no place left, or a call is not over when it should be."""
 
-    def __init__(self, opener: Opener, patience: Patience, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        patience: Patience,
+        monotonic: Callable[[], float],
+        *,
+        give_way: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """``give_way`` is awaited before a request, and between two pieces of its answer."""
         self._opener = opener
         self._patience = patience
         self._monotonic = monotonic
+        self._give_way = give_way
         self._client = opener.open(patience)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def exchange(self, request: Request, *headers: tuple[str, str]) -> Answer:
         """Sends a request and reads its answer, whatever its status. Raises ApiError."""
+        if self._give_way:
+            await self._give_way()
         client = self._client
         sent = self._monotonic()
         # httpx's read time-out begins anew with each byte, and headers come from it whole or not at all.
@@ -211,6 +222,8 @@ class Link:
             elapsed = self._monotonic() - sent
             if elapsed > self._patience.whole_s:
                 raise ApiAnswerLost(f"{request}: given up at {len(body)} bytes of an answer, {elapsed:.1f} s")
+            if self._give_way:
+                await self._give_way()
         return bytes(body)
 
     def _hang_up(self, client: httpx.AsyncClient) -> None:

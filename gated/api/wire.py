@@ -213,6 +213,7 @@ def read_page(body: bytes, *, asked: int, limit: int) -> Page:
 def reading_page(body: bytes, *, asked: int, limit: int) -> Generator[None, None, Page]:
     """Reads as :func:`read_page` does, and gives way after some rows: a scan need not wait for all."""
     answer = _decode(_page_decoder.decode, body)
+    yield
     if answer.barcodes is UNSET:
         raise ApiBadAnswer("the list of tickets has no 'barcodes'")
     rows = values.elements(answer.barcodes)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +54,6 @@ __all__ = [
     "Waiting",
 ]
 
-# Rows written in one piece, so that a scan waits for no more than that.
-_PIECE = 100
 # Seconds that a download waits for scans before it goes on.
 _WAY_S = 0.25
 # Seconds that a stop waits for the disk; systemd kills after TimeoutStopSec.
@@ -402,19 +399,22 @@ class Store:
 
         Returns the tickets among them that were checked in too often, once at this gate.
         """
-        asked_ms = self._running.at(asked)
+        asked_ms, doubles = self._running.at(asked), list[Double]()
 
-        def write(piece: Sequence[Ticket]) -> tuple[Double, ...]:
-            self._mirror.put(piece, asked_ms=asked_ms, run=run)
-            return self._desk.doubles(piece)
+        def write() -> int:
+            """Writes some of the rows, all unless a scan waits."""
+            done = self._mirror.put(
+                tickets, asked_ms=asked_ms, run=run, halt=lambda: self._writer.urgent_waits
+            )
+            doubles.extend(self._desk.doubles(tickets[:done]))
+            return done
 
-        # Handed in at once, so that the thread need not wait for the loop between two of them.
-        pieces = [tickets[start : start + _PIECE] for start in range(0, len(tickets), _PIECE)]
-        doubles = await asyncio.gather(*(self._writer.do(partial(write, piece)) for piece in pieces))
+        while tickets:
+            tickets = tickets[await self._writer.do(write) :]
         await self._file_if_due()
         if self._mirror.crowded:
             await self.put_in_place()
-        return tuple(chain.from_iterable(doubles))
+        return tuple(doubles)
 
     async def put_in_place(self) -> None:
         """Files the tickets that are new: those that are not have to be read again at the next start."""
@@ -486,9 +486,11 @@ class Store:
 
         What takes long on the loop asks between two pieces of it.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_WAY_S):
-                await self._front.quiet()
+        await asyncio.sleep(0)  # all that waits for the loop has its turn, a scan among it
+        if not self._front.is_quiet:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WAY_S):
+                    await self._front.quiet()
 
     async def health(self) -> Health:
         """What hampers the lanes now."""

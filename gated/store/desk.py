@@ -15,7 +15,7 @@ waited for; a scan is in it from its decision until it is on disk, so that neith
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -26,7 +26,7 @@ from gated.core.scan import Direction, Scan, ScanId, TimeTrust
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, Verdict, admit, deny
 from gated.store.database import damaged
-from gated.store.journal import Entry, Journal, Lapsed
+from gated.store.journal import Entry, Journal, Lapsed, Overused
 from gated.store.memory import Memory, Pending
 from gated.store.mirror import Ambiguous, Found, Mirror
 
@@ -285,23 +285,24 @@ class Desk:
                 if pending.entry.scan.id == decided.scan.id:
                     self._memory.waiting[place] = replace(pending, entry=_turned_away(pending.entry))
 
-    def doubles(self, tickets: Iterable[Ticket]) -> tuple[Double, ...]:
+    def doubles(self, tickets: Sequence[Ticket]) -> tuple[Double, ...]:
         """Which of these downloaded tickets were checked in too often, once here.
 
         Each count is told once, and once more when the organiser has reset the ticket in between.
         """
-        found = []
-        told = self._journal.doubles_told()
-        for ticket in tickets:
-            if ticket.checked_in > 1 and exceeds(ticket):
-                digest = self._mirror.digest(ticket.barcode_id)
-                external = self._mirror.digest(ticket.external_barcode_id or ticket.barcode_id)
-                here = self._journal.report_double(digest, external, ticket.checked_in)
-                if here:
-                    found.append(Double(ticket, here))
-            elif told and not ticket.checked_in:
-                self._journal.forget_double(self._mirror.digest(ticket.barcode_id))
-        return tuple(found)
+        told, digest = self._journal.doubles_told(), self._mirror.digest
+        over = [ticket for ticket in tickets if ticket.checked_in > 1 and exceeds(ticket)]
+        unused = (digest(ticket.barcode_id) for ticket in tickets if told and not ticket.checked_in)
+        overused = [
+            Overused(
+                digest(ticket.barcode_id),
+                digest(ticket.external_barcode_id or ticket.barcode_id),
+                ticket.checked_in,
+            )
+            for ticket in over
+        ]
+        here = self._journal.report_doubles(overused, told.intersection(unused))
+        return tuple(Double(ticket, times) for ticket, times in zip(over, here, strict=True) if times)
 
     def consider(self, scan: Scan, terms: Terms) -> Considered:
         """What :meth:`decide` would answer now, and why. Nothing is held or written."""

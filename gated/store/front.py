@@ -59,9 +59,13 @@ class Front:
         """Whether the disk holds up what is no scan."""
         return self._writer.held_up_s > PATIENCE_S
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no scan is at a desk."""
+        return not self._waiting
+
     async def quiet(self) -> None:
-        """Waits until no scan is at a desk, after all that waits for the loop has had its turn."""
-        await asyncio.sleep(0)
+        """Waits until no scan is at a desk."""
         if self._waiting:
             self._quiet.clear()
             await self._quiet.wait()

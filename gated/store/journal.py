@@ -7,7 +7,7 @@ Rows are added and completed, and removed by a purge alone. A scan's outbox row 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -107,6 +107,19 @@ class History:
     lapsed: Lapsed | None
 
 
+@dataclass(frozen=True, slots=True)
+class Overused:
+    """A ticket that was checked in more often than it allows, by its digest, and how often.
+
+    ``external`` is the digest of its external id: a scan from before the ticket was mirrored is filed under
+    it.
+    """
+
+    ticket: bytes
+    external: bytes
+    count: int
+
+
 class Journal:
     """The journal's rows."""
 
@@ -185,33 +198,41 @@ class Journal:
         row = self._db.execute(_LOST_CALL, (*(tickets[0], tickets[-1]) * 2, since_ms)).fetchone()
         return row and (row[0], Window(row[1], row[2]))
 
-    def report_double(self, ticket: bytes, external: bytes, count: int) -> tuple[datetime, ...]:
-        """When this gate admitted a ticket that was checked in too often.
+    def report_doubles(
+        self, over: Sequence[Overused], reset: Collection[bytes]
+    ) -> tuple[tuple[datetime, ...], ...]:
+        """When this gate admitted each of these tickets, which were checked in too often.
 
-        ``external`` is the digest of its external id: a scan from before the ticket was mirrored is filed
-        under it. Empty if it did not, or if that count was reported before; it counts as reported then.
+        Empty for one that it did not admit, or whose count was reported before; it counts as reported then.
+        The organiser has ``reset`` the tickets of those digests: checked in too often again, they are
+        reported again. Nothing is begun to be written where there is nothing to report.
         """
-        entries = self._db.execute(
+        found = [self._entries(each) for each in over]
+        if not any(found) and not reset:
+            return tuple(found)
+        with Transaction(self._db):
+            self._db.executemany("DELETE FROM double_entry WHERE ticket = ?", [(each,) for each in reset])
+            new = [bool(times) and self._report(each) for each, times in zip(over, found, strict=True)]
+        return tuple(times if is_new else () for times, is_new in zip(found, new, strict=True))
+
+    def _entries(self, overused: Overused) -> tuple[datetime, ...]:
+        query = (
             "SELECT wall_ms FROM scan WHERE ticket IN (?, ?) AND moves = 1 AND direction = 'entry'"
-            " ORDER BY seq",
-            (ticket, external),
-        ).fetchall()
-        if not entries:
-            return ()
-        new = self._db.execute(
+            " ORDER BY seq"
+        )
+        found = self._db.execute(query, (overused.ticket, overused.external))
+        return tuple(_time(wall) for (wall,) in found)
+
+    def _report(self, overused: Overused) -> bool:
+        query = (
             "INSERT INTO double_entry VALUES (?, ?) ON CONFLICT (ticket) DO UPDATE SET count = excluded.count"
-            " WHERE excluded.count > count",
-            (ticket, count),
-        ).rowcount
-        return tuple(_time(wall) for (wall,) in entries) if new else ()
+            " WHERE excluded.count > count"
+        )
+        return bool(self._db.execute(query, (overused.ticket, overused.count)).rowcount)
 
-    def doubles_told(self) -> bool:
-        """Whether any ticket was reported as checked in too often."""
-        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM double_entry)").fetchone()[0])
-
-    def forget_double(self, ticket: bytes) -> None:
-        """The organiser has reset this ticket: checked in too often again, it is reported again."""
-        self._db.execute("DELETE FROM double_entry WHERE ticket = ?", (ticket,))
+    def doubles_told(self) -> frozenset[bytes]:
+        """Digests of the tickets that were reported as checked in too often."""
+        return frozenset(ticket for (ticket,) in self._db.execute("SELECT ticket FROM double_entry"))
 
     def has(self, entry: Entry) -> bool:
         """Whether a scan that moved its ticket is on disk."""

@@ -10,7 +10,7 @@ held is read from the rows again at the next start.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, wraps
@@ -116,6 +116,10 @@ class Ambiguous:
 
 class MirrorDamaged(StoreError):
     """The mirror's file is damaged. Downloads bring its tickets back: it can be begun anew."""
+
+
+def _never() -> bool:
+    return False
 
 
 def _tells_damage(method: Callable[P, R]) -> Callable[P, R]:
@@ -229,27 +233,43 @@ class Mirror:
         """The key under which a barcode_id is known, here and in the journal."""
         return self._secrets.digest(barcode_id)
 
-    def put(self, tickets: Iterable[Ticket], *, asked_ms: int, run: int) -> None:
-        """Writes rows of a download in one transaction. ``run`` is 0 for a delta."""
-        rows = self._rows(tickets)
+    def put(
+        self, tickets: Sequence[Ticket], *, asked_ms: int, run: int, halt: Callable[[], bool] = _never
+    ) -> int:
+        """Writes rows of a download in one transaction; returns how many, from the first, and at least one.
+
+        It ends early where ``halt``, asked between a few rows and the next, says so; and before a row of the
+        same ticket as one that it has written. ``run`` is 0 for a delta.
+        """
+        done, written = 0, set[bytes]()
         with Transaction(self._db):
             last = self._last()
-            for digest in [digest for digest, ticket in rows.items() if ticket.unreadable]:
-                if self._db.execute(_SEEN, (digest, run)).rowcount:
-                    del rows[digest]
-            values = [
-                (digest, self._batch(ticket), self._sealed(ticket, digest), *_row(ticket))
-                for digest, ticket in rows.items()
-            ]
-            for first in range(0, len(values), _TOGETHER):
-                some = values[first : first + _TOGETHER]
-                self._db.execute(_upsert(len(some)), (asked_ms, run, *chain.from_iterable(some)))
+            while done < len(tickets) and not (done and halt()):
+                some = tickets[done : done + _TOGETHER]
+                rows = self._rows(some)
+                if not written.isdisjoint(rows):  # which are found once they are recalled
+                    break
+                written.update(rows)
+                done += len(some)
+                self._write(rows, asked_ms, run)
             new = self._recall(last)
-            if asked_ms != self._noted_ms:  # all pieces of a page were asked for at once
+            if asked_ms != self._noted_ms:  # all rows of a page were asked for at once
                 self.set_note("running_ms", max(asked_ms, self.ran_until_ms()))
         self._noted_ms = asked_ms
         self._recent += new
-        self._unfiled += len(rows)
+        self._unfiled += len(written)
+        return done
+
+    def _write(self, rows: dict[bytes, Ticket], asked_ms: int, run: int) -> None:
+        for digest in [digest for digest, ticket in rows.items() if ticket.unreadable]:
+            if self._db.execute(_SEEN, (digest, run)).rowcount:
+                del rows[digest]
+        values = [
+            (digest, self._batch(ticket), self._sealed(ticket, digest), *_row(ticket))
+            for digest, ticket in rows.items()
+        ]
+        if values:
+            self._db.execute(_upsert(len(values)), (asked_ms, run, *chain.from_iterable(values)))
 
     @property
     def crowded(self) -> bool:
@@ -344,7 +364,7 @@ class Mirror:
         self._db.execute("VACUUM")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _rows(self, tickets: Iterable[Ticket]) -> dict[bytes, Ticket]:
+    def _rows(self, tickets: Sequence[Ticket]) -> dict[bytes, Ticket]:
         """One row a ticket, by its digest: the last, but for one that can't be read."""
         rows: dict[bytes, Ticket] = {}
         for ticket in tickets:

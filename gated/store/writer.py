@@ -116,6 +116,11 @@ class Writer:
         apart = self._apart_since
         return max(self.busy_s, 0.0 if apart is None else time.monotonic() - apart)
 
+    @property
+    def urgent_waits(self) -> bool:
+        """Whether an urgent piece waits: one that runs and can end early does so."""
+        return bool(self._urgent)
+
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.
 

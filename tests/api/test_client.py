@@ -111,17 +111,41 @@ def taking_only(token: str, otherwise: httpx.Response) -> Callable[[httpx.Reques
     return answer
 
 
-async def test_reading_a_page_gives_way_between_two_pieces_of_it() -> None:
-    ways = []
+async def test_a_page_gives_way_before_it_is_asked_for_and_between_two_pieces_of_it() -> None:
+    ways: list[int] = []
+    page = {"barcodes": [{"barcode_id": f"T{number}"} for number in range(160)]}
+    server = Server(answer=lambda _: httpx.Response(200, content=_in_chunks(page, chunks=3)))
 
     async def give_way() -> None:
-        ways.append(len(ways))
+        ways.append(len(server.requests))
 
-    page = {"barcodes": [{"barcode_id": f"T{number}"} for number in range(160)]}
-    server = Server(answer=lambda _: httpx.Response(200, json=page))
     api = TicketScanApi(SETTINGS, "secret", transport=httpx.MockTransport(server), give_way=give_way)
+    await api.login()
+    ways.clear()
     assert len((await api.page("1", 1, since=None)).value.tickets) == 160
-    assert len(ways) == 2
+    # Before it is asked for; after each chunk; before it is read as JSON, and after; after 75 rows, and 150.
+    assert ways == [0] + [1] * (3 + 2 + 2)
+
+
+async def test_a_call_that_a_scan_waits_for_gives_way_to_none() -> None:
+    ways: list[str] = []
+
+    async def give_way() -> None:
+        ways.append("way")
+
+    server = Server(answer=scanned())
+    api = TicketScanApi(SETTINGS, "secret", transport=httpx.MockTransport(server), give_way=give_way)
+    await api.login()
+    ways.clear()
+    await api.check_in("1", "A")
+    assert not ways
+
+
+async def _in_chunks(page: Any, *, chunks: int) -> AsyncIterator[bytes]:
+    whole = json.dumps(page).encode()
+    size = -(-len(whole) // chunks)
+    for start in range(0, len(whole), size):
+        yield whole[start : start + size]
 
 
 # What is sent

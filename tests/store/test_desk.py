@@ -481,6 +481,26 @@ def test_a_guest_asked_about_by_an_external_id_before_the_download_has_a_part_in
     assert double.here == (NOON,)
 
 
+def test_a_double_is_told_again_once_the_organiser_has_reset_its_ticket(counter):
+    counter.load(ticket("T1", remaining=2, max_checkins=1), ticket("T2"))
+    assert reason(counter) is Reason.VALID
+    assert len(counter.desk.doubles([TWICE])) == 1
+    assert counter.desk.doubles([ticket("T2"), TWICE]) == ()
+    assert counter.desk.doubles([ticket("T1")]) == ()
+    assert len(counter.desk.doubles([TWICE])) == 1
+
+
+def test_many_doubles_are_told_in_one_commit(counter):
+    tickets = [f"T{number}" for number in range(20)]
+    counter.load(*(ticket(each) for each in tickets))
+    for each in tickets:
+        assert reason(counter, each) is Reason.VALID
+    commits: list[str] = []
+    counter.journal_db.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+    assert len(counter.desk.doubles([TWICE._replace(barcode_id=each) for each in tickets])) == 20
+    assert len(commits) == 1
+
+
 # ---- re-grants
 
 

@@ -30,6 +30,22 @@ def put(mirror: Mirror, *tickets: Ticket, asked_ms: int = 0, run: int = 0) -> No
     mirror.put(tickets, asked_ms=asked_ms, run=run)
 
 
+def test_rows_that_are_halted_are_written_up_to_there(mirror):
+    tickets = [ticket(f"T{number}") for number in range(80)]
+    assert mirror.put(tickets, asked_ms=0, run=0, halt=lambda: True) == 25
+    assert (find(mirror, "T24"), find(mirror, "T25")) == (tickets[24], None)
+    assert mirror.put(tickets[25:], asked_ms=0, run=0) == 55
+    assert count(mirror) == 80
+
+
+def test_a_ticket_that_comes_twice_in_a_page_has_one_row_as_it_came_last(mirror):
+    tickets = [*(ticket(f"T{number}") for number in range(60)), ticket("T3", seat="9")]
+    assert mirror.put(tickets, asked_ms=0, run=0) == 50
+    assert mirror.put(tickets[50:], asked_ms=0, run=0) == 11
+    assert find(mirror, "T3") == tickets[-1]
+    assert count(mirror) == 60
+
+
 def find(mirror: Mirror, barcode: str) -> Ticket | None:
     found = mirror.find(barcode, mirror.digest(barcode))
     assert not isinstance(found, Ambiguous)

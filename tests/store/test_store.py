@@ -3,9 +3,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -249,15 +250,38 @@ async def test_a_scan_goes_before_the_pieces_of_a_download(store, monkeypatch):
     assert done[0] == "scan"
 
 
-async def test_a_download_is_written_in_pieces_of_a_hundred(store, monkeypatch):
+async def test_a_page_is_written_in_one_piece_while_no_scan_comes(store, monkeypatch):
+    pieces = pieces_of_a_page(monkeypatch)
+    await load(store, *(ticket(f"N{number}") for number in range(250)))
+    assert pieces == [250]
+    assert await store.count() == 252
+
+
+async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_alone(store, monkeypatch):
+    pieces = pieces_of_a_page(monkeypatch)
+    gateway = Gateway(monkeypatch, Mirror, "_write")
+    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(250))))
+    await gateway.wait()
+    scan = asyncio.create_task(decide(store))
+    await asyncio.sleep(0)
+    gateway.open()
+    assert (await scan).verdict.admitted
+    await download
+    assert pieces == [25, 225]
+    assert await store.count() == 252
+
+
+def pieces_of_a_page(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each piece of a download wrote, as they are written."""
     pieces: list[int] = []
     put = Mirror.put
-    monkeypatch.setattr(
-        Mirror, "put", lambda self, rows, **named: (pieces.append(len(rows)), put(self, rows, **named))
-    )
-    await load(store, *(ticket(f"N{number}") for number in range(250)))
-    assert pieces == [100, 100, 50]
-    assert await store.count() == 252
+
+    def counted(mirror: Mirror, tickets: Sequence[Ticket], **named: Any) -> int:
+        pieces.append(put(mirror, tickets, **named))
+        return pieces[-1]
+
+    monkeypatch.setattr(Mirror, "put", counted)
+    return pieces
 
 
 async def test_a_download_tells_of_tickets_that_were_used_too_often_once_here(store):
