@@ -8,6 +8,8 @@ deleted because a server said no. All methods run on the database thread, each w
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
+from itertools import chain
 from typing import Any
 
 from gated.core.outbox import Kind, Lost, Row, Shown, Window, lost, stamped
@@ -55,6 +57,19 @@ _ADMITTED_SINCE = (
     " FROM scan c JOIN scan e ON e.ticket = c.ticket AND e.direction = c.direction"
     " WHERE c.seq = ? AND c.regranted = 0 AND e.moves = 1 AND e.seq > c.seq ORDER BY e.seq LIMIT 1"
 )
+
+# With the kind, which the outbox's rows are ordered by, SQLite finds them by their numbers.
+_ANY_KIND = f"kind IN ({', '.join(f'{kind:d}' for kind in Kind)})"
+
+
+@cache
+def _freezing(rows: int) -> str:
+    """Freezes so many rows, of each a kind, a number and a time: by one statement, since a scan may wait."""
+    return f"""
+        UPDATE outbox SET checked_in_time = column3, sending = 1
+        FROM (VALUES {", ".join(["(?, ?, ?)"] * rows)}) WHERE kind = column1 AND seq = column2
+    """
+
 
 # Rows that are counted in one go: a scan need not wait for the whole outbox.
 _COUNTED = 4096
@@ -132,18 +147,16 @@ class Outbox:
         )
         rows = [self._frozen(row, service, at) for row in chosen]
         rows = [row for row in rows if row.service == rows[0].service]
-        with Transaction(self._db):
-            self._db.executemany(
-                "UPDATE outbox SET checked_in_time = ?, sending = 1 WHERE kind = ? AND seq = ?",
-                [(row.checked_in_time, row.kind, row.seq) for row in rows],
-            )
+        if rows:
+            with Transaction(self._db):
+                frozen = chain.from_iterable((row.kind, row.seq, row.checked_in_time) for row in rows)
+                self._db.execute(_freezing(len(rows)), tuple(frozen))
         return tuple(rows)
 
     def acknowledge(self, rows: Sequence[Row], running_ms: int) -> None:
         """The server has these rows: their barcodes are wiped."""
         with Transaction(self._db):
-            for row in rows:
-                self._acknowledge(row.seq, running_ms)
+            self._acknowledge([row.seq for row in rows], running_ms)
             self._note_running(running_ms)
 
     def acknowledge_one(self, seq: int, running_ms: int) -> bool:
@@ -158,7 +171,7 @@ class Outbox:
             since = None if admitted else self._db.execute(_ADMITTED_SINCE, (seq,)).fetchone()
             whose, waits = since or (seq, admitted)
             if waits:
-                self._acknowledge(whose, running_ms)
+                self._acknowledge([whose], running_ms)
             elif since:
                 self._db.execute("UPDATE scan SET marked = 1 WHERE seq = ?", (whose,))
             self._note_running(running_ms)
@@ -218,7 +231,7 @@ class Outbox:
                 counts[fate] += 1
                 match fate:
                     case Lost.RECORDED:
-                        self._acknowledge(row.seq, asked_ms)
+                        self._acknowledge([row.seq], asked_ms)
                     case Lost.AGAIN:
                         self._send_again(row.seq)
                     case Lost.UNCERTAIN:
@@ -288,9 +301,10 @@ class Outbox:
             time = _unix(scan.wall if at is None else stamped(scan, at))
         return Row(seq, Kind(kind), barcode_id, time, code, message, owner or service)
 
-    def _acknowledge(self, seq: int, running_ms: int) -> None:
-        self._db.executemany("DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind])
-        self._db.execute("UPDATE scan SET acknowledged_ms = ? WHERE seq = ?", (running_ms, seq))
+    def _acknowledge(self, seqs: Sequence[int], running_ms: int) -> None:
+        which = f"seq IN ({', '.join('?' * len(seqs))})"
+        self._db.execute(f"DELETE FROM outbox WHERE {_ANY_KIND} AND {which}", seqs)
+        self._db.execute(f"UPDATE scan SET acknowledged_ms = ? WHERE {which}", (running_ms, *seqs))
 
     def _send_again(self, seq: int) -> None:
         self._update(seq, "sending = 0, lost_ms = NULL")

@@ -1,9 +1,9 @@
 """A database thread: one piece of work at a time, scans before everything else.
 
 What is handed in runs to its end even when nobody waits for it any more, so each piece is one transaction.
-Long work is handed in as many short pieces: between two of them a scan goes first; where scans come without
-end, one piece goes after sixteen of them. A piece that has not begun can be taken back, by whoever can't wait
-for it.
+Long work is handed in as many short pieces, or in one that ends early where a scan waits: between two pieces
+a scan goes first; where scans come without end, one piece goes after sixteen of them. A piece that has not
+begun can be taken back, by whoever can't wait for it.
 
 What can't be cut and only waits for the disk runs apart, on a thread of its own. Until it ends, urgent pieces
 alone are run, so that no other touches what it works on.
