@@ -57,8 +57,9 @@ _UPKEEP_EVERY = timedelta(seconds=20)
 _SALVAGE_MOST = timedelta(minutes=10)
 _DISK_FAILING = "Scans wait in memory, tickets may not come down: look at the card or disk."
 _UNWRITTEN = "If gated is started again before the disk takes it, it starts as if this had not happened."
-# An input that flutters while the disk fails: the last of it says how things are.
+# An input that flutters while the disk fails: of what it did, the last is kept.
 _UNWRITTEN_MOST = 100
+_UNWRITTEN_WAIT_S = 1.0  # at a stop
 _MICROSECOND = timedelta(microseconds=1)
 # How long the database thread may keep the interpreter while the loop waits for it: a scan changes hands
 # three times, and at Python's own 5 ms a time that was felt while a download was written.
@@ -79,6 +80,7 @@ class App:
         self._watchers = Watchers()
         self._upload_timer: asyncio.TimerHandle | None = None
         # What came of the emergency and is not on disk yet, the latest of it.
+        self._latch_unwritten = False
         self._unwritten: deque[tuple[Came, Moment]] = deque(maxlen=_UNWRITTEN_MOST)
         self._writing: asyncio.Task[None] | None = None
         self._failed_callback: BaseException | None = None
@@ -121,6 +123,7 @@ class App:
         self._notifier.send("WATCHDOG=1")  # it counts from here on: what is left takes no time
         self._store.start()
         stack.push_async_callback(self._store.close)
+        stack.push_async_callback(self._finish_writing)
         self._emergency = await self._claim_emergency(pins)
         stack.callback(self._emergency.close)
         self._start_talk(stack)
@@ -363,27 +366,41 @@ class App:
                 lane.feed(EmergencyBegan())
             elif came is not Came.LATCHED:
                 lane.feed(EmergencyEnded())
+        self._latch_unwritten = self._latch_unwritten or came in (Came.LATCHED, Came.ENDED)
         self._unwritten.append((came, self._clock.now()))
         self._write_emergency()
 
     def _write_emergency(self) -> None:
         """A restart must find the latch as it is; where the disk fails it is written as soon as it can be."""
-        if self._unwritten and (self._writing is None or self._writing.done()):
+        waits = self._latch_unwritten or self._unwritten
+        if waits and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._write_unwritten())
 
     async def _write_unwritten(self) -> None:
-        while self._unwritten:
-            came, at = first = self._unwritten[0]
-            try:
-                if came in (Came.LATCHED, Came.ENDED):
-                    await self._store.set_note("emergency", int(came is Came.LATCHED))
-                await self._store.occurred("emergency", None, came, "", at)
-            except StoreError as error:
-                self._link.alarm_if(True, "emergency_unwritten", error=str(error), hint=_UNWRITTEN)
-                return
-            if self._unwritten and self._unwritten[0] is first:  # else so much came that it was pushed out
-                self._unwritten.popleft()
-        self._link.alarm_if(False, "emergency_unwritten")
+        try:
+            while self._latch_unwritten or self._unwritten:
+                await (self._write_latch() if self._latch_unwritten else self._write_occurrence())
+        except StoreError as error:
+            self._link.alarm_if(True, "emergency_unwritten", error=str(error), hint=_UNWRITTEN)
+        else:
+            self._link.alarm_if(False, "emergency_unwritten")
+
+    async def _write_latch(self) -> None:
+        latched = self._emergency.state.latched
+        await self._store.set_note("emergency", int(latched))
+        self._latch_unwritten = self._emergency.state.latched != latched
+
+    async def _write_occurrence(self) -> None:
+        came, at = first = self._unwritten[0]
+        await self._store.occurred("emergency", None, came, "", at)
+        if self._unwritten and self._unwritten[0] is first:  # else so much came that it was pushed out
+            self._unwritten.popleft()
+
+    async def _finish_writing(self) -> None:
+        """Lets the latch be written before the store is closed, while the disk takes it."""
+        self._write_emergency()
+        if self._writing is not None:
+            await asyncio.wait([self._writing], timeout=_UNWRITTEN_WAIT_S)
 
 
 def give_memory_back() -> None:

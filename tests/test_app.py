@@ -8,10 +8,11 @@ import gc
 import json
 import logging
 import platform
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gated.app import App, give_memory_back
 from gated.config import load
 from gated.control import SOCKET, ask
 from gated.core.barcode import Barcode
+from gated.core.emergency import Came
 from gated.core.events import State
 from gated.core.scan import LaneName
 from gated.errors import GatedError, StoreError
@@ -253,6 +255,57 @@ async def test_a_latch_that_the_disk_refuses_is_written_as_soon_as_it_takes_it(
         assert [alarm["what"] for alarm in gate.said("alarm")] == [
             "emergency_unwritten"
         ]  # not at each attempt
+
+
+async def test_an_input_that_flutters_while_the_disk_fails_takes_no_reset_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as gate:
+        app, refused = gate.app, []
+
+        async def refuse(*_: object) -> None:
+            refused.append(_)
+            raise StoreError("the disk is full")
+
+        app._emergency.state = replace(app._emergency.state, latched=True)
+        app._emergency_came(Came.LATCHED)
+        await gate.until(lambda: not app._latch_unwritten and not app._unwritten)
+        assert await app._store.note("emergency") == 1
+        with monkeypatch.context() as failing:
+            failing.setattr(app._store, "set_note", refuse)
+            failing.setattr(app._store, "occurred", refuse)
+            app._emergency.state = replace(app._emergency.state, latched=False)
+            app._emergency_came(Came.ENDED)
+            for _ in range(100):
+                app._emergency_came(Came.BEGAN)
+                app._emergency_came(Came.DISTURBED)
+            await gate.until(lambda: bool(refused))
+        await gate.until(lambda: not app._latch_unwritten and not app._unwritten)
+        assert await app._store.note("emergency") == 0
+
+
+async def test_a_latch_that_waits_for_a_slow_disk_is_written_before_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = asyncio.Event()
+    async with running(tmp_path) as gate:
+        app, occurred = gate.app, gate.app._store.occurred
+
+        async def late(*what: Any) -> None:
+            await slow.wait()
+            await occurred(*what)
+
+        monkeypatch.setattr(app._store, "occurred", late)
+        gate.pins.pin(ALARM).drive_low()
+        await gate.until(lambda: app._latch_unwritten)
+        asyncio.get_running_loop().call_later(0.05, slow.set)
+    assert not app._latch_unwritten
+    assert _note(tmp_path / "state" / "journal.db", "emergency") == 1
+
+
+def _note(journal: Path, key: str) -> object:
+    with closing(sqlite3.connect(journal)) as connection:
+        return connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()[0]
 
 
 async def test_a_gate_that_is_ready_collects_garbage_again(tmp_path: Path) -> None:

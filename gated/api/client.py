@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,7 +26,7 @@ import httpx
 
 from gated.api import wire
 from gated.api.auth import Token, TokenKeeper
-from gated.api.link import Answer, Link, Opener, Patience, Request
+from gated.api.link import Answer, GiveWay, Link, Opener, Patience, Request
 from gated.api.wire import Claims, DirectAnswer, Page, Service, UploadRow
 from gated.errors import ApiBadAnswer, ApiError, ApiLoginRefused, ApiUnreachable, ApiUserShared
 
@@ -88,7 +88,7 @@ class TicketScanApi:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        give_way: Callable[[], Awaitable[None]] | None = None,
+        give_way: GiveWay | None = None,
     ) -> None:
         _hush()
         self._give_way = give_way or partial(asyncio.sleep, 0)
@@ -100,7 +100,7 @@ class TicketScanApi:
         )
         self._settings = settings
         self._password = password
-        self._direct = Link(opener, _DIRECT, monotonic)  # for which a scan waits itself: in no other's way
+        self._direct = Link(opener, _DIRECT, monotonic)  # which gives way to none: a scan waits for it
         self._transfers = Link(opener, _TRANSFER, monotonic, give_way=self._give_way)
         self._tokens = TokenKeeper(self._log_in, monotonic)
         self._own_bases: dict[str, str] = {}
@@ -256,7 +256,7 @@ class TicketScanApi:
             content=wire.encode_login(self._settings.username, self._password),
             private=(self._password,),
         )
-        answer = await self._transfers.exchange(request)
+        answer = await self._transfers.exchange(request, in_a_hurry=True)  # a direct call may wait for it
         if answer.status == 401 or (answer.status in (400, 403, 422) and answer.message):
             raise ApiLoginRefused(f"{request}: {answer.status} {answer.message}".rstrip())
         return _read(answer, wire.read_login)

@@ -112,6 +112,10 @@ class Answer:
             raise ApiBadAnswer(f"{self.request}: {self.status}, sent on to {to}", hint=wire.CAPTIVE_HINT)
 
 
+GiveWay = Callable[[], Awaitable[None]]
+"""Waits while a scan is being decided."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """How long a call may take: ``steps`` for each of its steps, ``whole_s`` seconds for all of it."""
@@ -170,7 +174,7 @@ class Link:
         patience: Patience,
         monotonic: Callable[[], float],
         *,
-        give_way: Callable[[], Awaitable[None]] | None = None,
+        give_way: GiveWay | None = None,
     ) -> None:
         """``give_way`` is awaited before a request, and between two pieces of its answer."""
         self._opener = opener
@@ -180,10 +184,14 @@ class Link:
         self._client = opener.open(patience)
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def exchange(self, request: Request, *headers: tuple[str, str]) -> Answer:
-        """Sends a request and reads its answer, whatever its status. Raises ApiError."""
-        if self._give_way:
-            await self._give_way()
+    async def exchange(self, request: Request, *headers: tuple[str, str], in_a_hurry: bool = False) -> Answer:
+        """Sends a request and reads its answer, whatever its status. Raises ApiError.
+
+        ``in_a_hurry`` gives no way: a scan may wait for it.
+        """
+        give_way = None if in_a_hurry else self._give_way
+        if give_way:
+            await give_way()
         client = self._client
         sent = self._monotonic()
         # httpx's read time-out begins anew with each byte, and headers come from it whole or not at all.
@@ -196,7 +204,7 @@ class Link:
                 headers=[*request.headers, *headers],
             ) as response:
                 received = self._monotonic()
-                body = await self._body(request, response, sent)
+                body = await self._body(request, response, sent, give_way)
         except httpx.HTTPError as error:
             if isinstance(error, httpx.PoolTimeout):
                 await self._replace(client)
@@ -211,7 +219,9 @@ class Link:
         """Closes all connections."""
         await self._client.aclose()
 
-    async def _body(self, request: Request, response: httpx.Response, sent: float) -> bytes:
+    async def _body(
+        self, request: Request, response: httpx.Response, sent: float, give_way: GiveWay | None
+    ) -> bytes:
         body, unpack = bytearray(), _unpacking(request, response)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         async for raw in response.stream:
@@ -222,8 +232,8 @@ class Link:
             elapsed = self._monotonic() - sent
             if elapsed > self._patience.whole_s:
                 raise ApiAnswerLost(f"{request}: given up at {len(body)} bytes of an answer, {elapsed:.1f} s")
-            if self._give_way:
-                await self._give_way()
+            if give_way:
+                await give_way()
         return bytes(body)
 
     def _hang_up(self, client: httpx.AsyncClient) -> None:

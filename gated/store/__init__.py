@@ -402,9 +402,9 @@ class Store:
         asked_ms, doubles = self._running.at(asked), list[Double]()
 
         def write() -> int:
-            """Writes some of the rows, all unless a scan waits."""
+            """Writes some of the rows: all, unless a scan waits or it takes long."""
             done = self._mirror.put(
-                tickets, asked_ms=asked_ms, run=run, halt=lambda: self._writer.urgent_waits
+                tickets, asked_ms=asked_ms, run=run, halt=lambda: self._writer.wants_an_end
             )
             doubles.extend(self._desk.doubles(tickets[:done]))
             return done

@@ -204,10 +204,11 @@ class Files:
         try:
             self._open_journal(secret)
         except StoreError as error:
-            self._read_journal(secret)
-            self.outbox, _ = open_in_memory("journal")
-            copy_outbox(self.journal, self.outbox)
-            self.unwritable = str(error)
+            found = read_journal(self.folder / JOURNAL, suspect=True, secret=secret)
+            outbox, _ = open_in_memory("journal")
+            copy_outbox(found[0], outbox)
+            self.journal, self.journal_beside, self.salvaged = found
+            self.outbox, self.unwritable = outbox, str(error)
         return done_with
 
     def _open_journal(self, secret: bytes) -> None:

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 # A scanner gone mad must not keep the emergency's latch, the uploads and the health from the store.
 _URGENT_IN_A_ROW = 16
+# Seconds after which a piece that can end early does.
+_LONG_S = 0.1
 
 
 class Piece(Generic[T]):
@@ -117,9 +119,12 @@ class Writer:
         return max(self.busy_s, 0.0 if apart is None else time.monotonic() - apart)
 
     @property
-    def urgent_waits(self) -> bool:
-        """Whether an urgent piece waits: one that runs and can end early does so."""
-        return bool(self._urgent)
+    def wants_an_end(self) -> bool:
+        """Whether the piece that runs had better end if it can: an urgent one waits, or it has run for long.
+
+        One that ran for a second would be taken for a disk that hangs.
+        """
+        return bool(self._urgent) or self.busy_s > _LONG_S
 
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.

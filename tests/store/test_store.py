@@ -16,7 +16,7 @@ from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front, salvage
+from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front, salvage, writer
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror
 from gated.store.outbox import Outbox
@@ -269,6 +269,13 @@ async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_al
     await download
     assert pieces == [25, 225]
     assert await store.count() == 252
+
+
+async def test_a_page_that_takes_long_is_not_taken_for_a_disk_that_hangs(store, monkeypatch):
+    monkeypatch.setattr(writer, "_LONG_S", -1.0)
+    pieces = pieces_of_a_page(monkeypatch)
+    await load(store, *(ticket(f"N{number}") for number in range(60)))
+    assert pieces == [25, 25, 10]
 
 
 def pieces_of_a_page(monkeypatch: pytest.MonkeyPatch) -> list[int]:
