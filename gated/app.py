@@ -79,7 +79,7 @@ class App:
         self._failures: dict[str, int] = {}
         self._watchers = Watchers()
         self._upload_timer: asyncio.TimerHandle | None = None
-        # What came of the emergency and is not on disk yet, the latest of it.
+        # Whether the emergency's latch is not on disk yet as it is; and what came of it, the latest of that.
         self._latch_unwritten = False
         self._unwritten: deque[tuple[Came, Moment]] = deque(maxlen=_UNWRITTEN_MOST)
         self._writing: asyncio.Task[None] | None = None

@@ -189,12 +189,12 @@ class TicketScanApi:
 
     async def _in_turns(self, reading: Generator[None, None, _T]) -> _T:
         while True:
-            await self._give_way()
             try:
                 next(reading)
             except StopIteration as done:
                 read: _T = done.value
                 return read
+            await self._give_way()
 
     def _services_request(self, user_id: str) -> Request:
         path = f"users/{quote(user_id, safe='')}/services"

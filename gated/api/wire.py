@@ -211,7 +211,7 @@ def read_page(body: bytes, *, asked: int, limit: int) -> Page:
 
 
 def reading_page(body: bytes, *, asked: int, limit: int) -> Generator[None, None, Page]:
-    """Reads as :func:`read_page` does, and gives way after some rows: a scan need not wait for all."""
+    """Reads as :func:`read_page` does, and gives way after the JSON and after some rows: a scan may wait."""
     answer = _decode(_page_decoder.decode, body)
     yield
     if answer.barcodes is UNSET:

@@ -316,10 +316,7 @@ class Outbox:
                 self._update(row.seq, change)
 
     def _update(self, seq: int, change: str, *values: int | str) -> None:
-        self._db.executemany(
-            f"UPDATE outbox SET {change} WHERE kind = ? AND seq = ?",
-            [(*values, kind, seq) for kind in Kind],
-        )
+        self._db.execute(f"UPDATE outbox SET {change} WHERE {_ANY_KIND} AND seq = ?", (*values, seq))
 
     def _note_running(self, running_ms: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES ('running_ms', ?)", (running_ms,))
@@ -354,9 +351,7 @@ def bring_back(copy: Connection, journal: Connection) -> None:
                 "UPDATE scan SET acknowledged_ms = ?, marked = ?, call_from = ?, call_to = ? WHERE seq = ?",
                 (acknowledged, marked, start, end, seq),
             )
-            journal.executemany(
-                "DELETE FROM outbox WHERE kind = ? AND seq = ?", [(kind, seq) for kind in Kind]
-            )
+            journal.execute(f"DELETE FROM outbox WHERE {_ANY_KIND} AND seq = ?", (seq,))
         _insert(journal, "outbox", copy.execute("SELECT * FROM outbox").fetchall())
 
 

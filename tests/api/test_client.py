@@ -123,8 +123,8 @@ async def test_a_page_gives_way_before_it_is_asked_for_and_between_two_pieces_of
     await api.login()
     ways.clear()
     assert len((await api.page("1", 1, since=None)).value.tickets) == 160
-    # Before it is asked for; after each chunk; before it is read as JSON, and after; after 75 rows, and 150.
-    assert ways == [0] + [1] * (3 + 2 + 2)
+    # Before it is asked for; after each chunk; after it is read as JSON; after 75 rows, and 150.
+    assert ways == [0] + [1] * (3 + 1 + 2)
 
 
 async def test_a_call_that_a_scan_waits_for_gives_way_to_none() -> None:
