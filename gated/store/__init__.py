@@ -1,6 +1,6 @@
 """The store: ``mirror.db`` and ``journal.db``, and the thread that reads and writes them.
 
-Scans go before everything else; downloads come in pieces small enough that a scan never waits for a page.
+Scans go before everything else, in the midst of a page of a download as well.
 A second thread only reads, to answer scans while the disk holds the first one up (gated/store/front.py). Only
 the daemon opens the files. A mirror that is found damaged is begun anew, since downloads bring it back.
 Files that can't be written at the start are read, and opened again once they can (gated/store/files.py).
@@ -402,10 +402,8 @@ class Store:
         asked_ms, doubles = self._running.at(asked), list[Double]()
 
         def write() -> int:
-            """Writes some of the rows: all, unless a scan waits or it takes long."""
-            done = self._mirror.put(
-                tickets, asked_ms=asked_ms, run=run, halt=lambda: self._writer.wants_an_end
-            )
+            """Writes some of the rows: all, unless it takes long."""
+            done = self._mirror.put(tickets, asked_ms=asked_ms, run=run, halt=self._writer.make_way)
             doubles.extend(self._desk.doubles(tickets[:done]))
             return done
 

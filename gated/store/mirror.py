@@ -239,7 +239,8 @@ class Mirror:
         """Writes rows of a download in one transaction; returns how many, from the first, and at least one.
 
         It ends early where ``halt``, asked between a few rows and the next, says so; and before a row of the
-        same ticket as one that it has written. ``run`` is 0 for a delta.
+        same ticket as one that it has written. ``halt`` may look tickets up: it finds those that were there,
+        as they are now. ``run`` is 0 for a delta.
         """
         done, written = 0, set[bytes]()
         with Transaction(self._db):

@@ -1,9 +1,9 @@
 """A database thread: one piece of work at a time, scans before everything else.
 
 What is handed in runs to its end even when nobody waits for it any more, so each piece is one transaction.
-Long work is handed in as many short pieces, or in one that ends early where a scan waits: between two pieces
-a scan goes first; where scans come without end, one piece goes after sixteen of them. A piece that has not
-begun can be taken back, by whoever can't wait for it.
+Long work is handed in as many short pieces, or in one that makes way for scans in its midst: between two
+pieces a scan goes first; where scans come without end, one piece goes after sixteen of them. A piece that has
+not begun can be taken back, by whoever can't wait for it.
 
 What can't be cut and only waits for the disk runs apart, on a thread of its own. Until it ends, urgent pieces
 alone are run, so that no other touches what it works on.
@@ -11,6 +11,7 @@ alone are run, so that no other touches what it works on.
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 # A scanner gone mad must not keep the emergency's latch, the uploads and the health from the store.
 _URGENT_IN_A_ROW = 16
-# Seconds after which a piece that can end early does.
+# Seconds after which a piece that makes way had better end.
 _LONG_S = 0.1
 
 
@@ -49,6 +50,10 @@ class Piece(Generic[T]):
     def take(self) -> bool:
         """Whether it is the caller's to run: the first who asks gets it."""
         return self._taken.acquire(blocking=False)
+
+    def give_back(self) -> None:
+        """Leaves what was taken to whoever asks next."""
+        self._taken.release()
 
     def settle(self, outcome: T | BaseException) -> None:
         """Tells whoever waits, on the loop; the first outcome counts."""
@@ -118,13 +123,23 @@ class Writer:
         apart = self._apart_since
         return max(self.busy_s, 0.0 if apart is None else time.monotonic() - apart)
 
-    @property
-    def wants_an_end(self) -> bool:
-        """Whether the piece that runs had better end if it can: an urgent one waits, or it has run for long.
+    def make_way(self) -> bool:
+        """For the piece that runs, between two parts of it: runs the urgent ones that wait, within that one.
 
-        One that ran for a second would be taken for a disk that hangs.
+        So it must not be writing what they write. Says whether it had better end: it has run for long, or an
+        urgent one has failed, and is to be run once more and mended on its own.
+
+        The processor is offered to others as well (sched_yield(2)): statements without a pause keep it for
+        some milliseconds, while a thread of the kernel that is to bring a scanner's bytes stands behind them.
         """
-        return bool(self._urgent) or self.busy_s > _LONG_S
+        os.sched_yield()
+        for _ in range(_URGENT_IN_A_ROW):
+            if not self._urgent:
+                break
+            if not self._run_within(self._urgent[0]):
+                return True
+        # One that ran for a second would be taken for a disk that hangs.
+        return self.busy_s > _LONG_S
 
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.
@@ -184,6 +199,23 @@ class Writer:
         outcome = self._outcome(piece)
         self._began = None
         self._deliver(partial(piece.settle, outcome))
+
+    def _run_within(self, piece: Piece[Any]) -> bool:
+        """Runs the first of the urgent ones within another piece; False if it failed and still waits."""
+        if piece.take():
+            outer, self._began = self._began, time.monotonic()
+            try:
+                outcome = piece.work()
+            except BaseException:  # noqa: BLE001 - it is told, or mended, when it runs on its own
+                piece.give_back()
+                return False
+            finally:
+                assert outer is not None, "within a piece that runs"
+                self._began = outer + time.monotonic() - self._began
+            self._deliver(partial(piece.settle, outcome))
+        self._urgent.popleft()
+        self._tokens.get()  # its own, or one as good: there is one for each that waits
+        return True
 
     def _run_apart(self, piece: Piece[Any]) -> None:
         try:

@@ -17,8 +17,9 @@ from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
 from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front, salvage, writer
+from gated.store.desk import Desk
 from gated.store.journal import Journal
-from gated.store.mirror import Mirror
+from gated.store.mirror import Mirror, MirrorDamaged
 from gated.store.outbox import Outbox
 from gated.store.pages import PAGE_BYTES
 from tests.store.desks import ASK_ALL, LOCAL, moment, scan, ticket
@@ -258,17 +259,40 @@ async def test_a_page_is_written_in_one_piece_while_no_scan_comes(store, monkeyp
 
 
 async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_alone(store, monkeypatch):
-    pieces = pieces_of_a_page(monkeypatch)
+    done = told_when_done(monkeypatch, (Mirror, "_write"), (Desk, "decide"), (Mirror, "put"))
     gateway = Gateway(monkeypatch, Mirror, "_write")
-    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(250))))
+    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
     await gateway.wait()
     scan = asyncio.create_task(decide(store))
     await asyncio.sleep(0)
     gateway.open()
     assert (await scan).verdict.admitted
     await download
-    assert pieces == [25, 225]
-    assert await store.count() == 252
+    assert done == ["_write", "decide", "_write", "_write", "put"]
+    assert await store.count() == 77
+
+
+async def test_a_scan_in_the_midst_of_a_page_that_finds_the_mirror_damaged_is_decided_by_a_fresh_one(
+    store, monkeypatch
+):
+    gateway = Gateway(monkeypatch, Mirror, "_write")
+    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
+    await gateway.wait()
+    scan = asyncio.create_task(decide(store))
+    await asyncio.sleep(0)
+    find = Mirror.find
+
+    def finds_in_a_fresh_one(mirror: Mirror, *asked: Any) -> Any:
+        if not store.mirrors_renewed:
+            raise MirrorDamaged("as planned")
+        return find(mirror, *asked)
+
+    monkeypatch.setattr(Mirror, "find", finds_in_a_fresh_one)
+    gateway.open()
+    assert (await scan).verdict.reason is Reason.NOT_READY
+    await download
+    assert store.mirrors_renewed == 1
+    assert await store.count() == 50  # what came before went with the damaged one
 
 
 async def test_a_page_that_takes_long_is_not_taken_for_a_disk_that_hangs(store, monkeypatch):
@@ -276,6 +300,23 @@ async def test_a_page_that_takes_long_is_not_taken_for_a_disk_that_hangs(store, 
     pieces = pieces_of_a_page(monkeypatch)
     await load(store, *(ticket(f"N{number}") for number in range(60)))
     assert pieces == [25, 25, 10]
+
+
+def told_when_done(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -> list[str]:
+    """Names of calls of these methods, in the order in which they ended."""
+    done: list[str] = []
+
+    def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*args: Any, **named: Any) -> Any:
+            result = method(*args, **named)
+            done.append(name)
+            return result
+
+        return watch
+
+    for owner, name in methods:
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    return done
 
 
 def pieces_of_a_page(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from gated.errors import StoreError
-from gated.store.writer import Writer
+from gated.store.writer import Piece, Writer
 
 
 @pytest.fixture
@@ -109,3 +110,90 @@ async def test_whoever_waits_for_a_piece_apart_is_told_even_if_mending_fails():
         await asyncio.wait_for(writer.do_apart(fail), 10)
     await asyncio.wait_for(writer.do(lambda: None), 10)
     assert await writer.close(within_s=10)
+
+
+async def test_urgent_pieces_run_within_one_that_makes_way_and_in_their_order(writer):
+    done: list[str] = []
+
+    def page() -> None:
+        for number in (1, 2):
+            writer.do(partial(done.append, f"scan {number}"), urgent=True)
+        assert not writer.make_way()
+        done.append("page")
+
+    await writer.do(page)
+    assert done == ["scan 1", "scan 2", "page"]
+
+
+async def test_one_that_makes_way_does_so_for_sixteen_and_goes_on(writer):
+    done: list[str] = []
+
+    def page() -> None:
+        for _ in range(20):
+            writer.do(partial(done.append, "scan"), urgent=True)
+        assert not writer.make_way()
+        done.append("page")
+
+    await writer.do(page)
+    await writer.do(lambda: None)
+    assert done.index("page") == 16
+    assert len(done) == 21
+
+
+async def test_an_urgent_piece_that_fails_within_another_ends_it_and_is_mended_on_its_own(writer, mended):
+    done: list[str] = []
+    failing: list[Piece[None]] = []
+
+    def fail() -> None:
+        done.append("scan")
+        raise StoreError("as planned")
+
+    def page() -> None:
+        failing.append(writer.do(fail, urgent=True))
+        assert writer.make_way()
+        assert not mended
+        done.append("page")
+
+    await writer.do(page)
+    with pytest.raises(StoreError, match="as planned"):
+        await failing[0]
+    assert done == ["scan", "page", "scan"]
+    assert len(mended) == 1
+
+
+async def test_an_urgent_piece_that_was_taken_back_is_not_run_within_another(writer):
+    done: list[str] = []
+
+    def page() -> None:
+        taken_back = writer.do(partial(done.append, "taken back"), urgent=True)
+        assert taken_back.take()
+        writer.do(partial(done.append, "scan"), urgent=True)
+        assert not writer.make_way()
+
+    await writer.do(page)
+    await writer.do(partial(done.append, "other"))
+    assert done == ["scan", "other"]
+
+
+async def test_the_time_of_what_runs_within_a_piece_is_not_its_own(writer, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("gated.store.writer.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def hang() -> float:
+        now[0] += 50
+        return writer.busy_s
+
+    def page() -> float:
+        now[0] += 0.0625
+        scan.append(writer.do(hang, urgent=True))
+        assert not writer.make_way()
+        return writer.busy_s
+
+    scan: list[Piece[float]] = []
+    assert await writer.do(page) == 0.0625
+    assert await scan[0] == 50
+
+
+async def test_a_piece_that_has_run_for_long_had_better_end(writer, monkeypatch):
+    monkeypatch.setattr("gated.store.writer._LONG_S", -1.0)
+    assert await writer.do(writer.make_way)
