@@ -17,14 +17,18 @@ class Deadline:
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, seconds: float) -> None:
-        """Has it pass so many seconds from now, and not when it was set to before."""
+    def set(self, seconds: float) -> float:
+        """Has it pass so many seconds from now, and not when it was set to before.
+
+        Returns when that is, by the loop's time.
+        """
         self._due = asyncio.get_running_loop().time() + seconds
         if self._timer is None:
             self._wake_at(self._due)
         elif self._timer.when() > self._due:
             self._timer.cancel()
             self._wake_at(self._due)
+        return self._due
 
     def clear(self) -> None:
         """It is not to pass any more."""

@@ -158,7 +158,8 @@ def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead, in_sight: InSight |
     if lane.state is State.FREE:
         return lane, (Decide(lane.number, read.barcode),)
     patience = _EXITS_PATIENCE if rules.opens_always else _PATIENCE
-    return lane, (Decide(lane.number, read.barcode), _ONE_MOMENT, patience)
+    # The decision last: the thread that takes it begins when there is nothing else left to do here.
+    return lane, (_ONE_MOMENT, patience, Decide(lane.number, read.barcode))
 
 
 def _turn(lane: Lane, barcode: str) -> Lane:

@@ -178,12 +178,12 @@ class HidScanner:
         except OSError as error:
             self._lose(REASONS.get(error.errno or 0, str(error)))
             return
-        reads = [read for event in events if (read := self._take(event, at)) is not None]
+        for event in events:
+            if (read := self._take(event, at)) is not None:
+                self._on_read(read, at)
         # After a hold-up of the loop its readers run before its timers, so a barcode that is already in the
         # kernel's buffer moves the deadline that would have cut it.
         await_silence(self._silence, self._framer, self._framing)
-        for read in reads:
-            self._on_read(read, at)
 
     def _fell_silent(self) -> None:
         self._framer.silence(time.monotonic())

@@ -173,10 +173,9 @@ class SerialScanner:
             self._let_go(OSError("unplugged, or closed at the far end"))
             return
         at = time.monotonic()
-        reads = self._framer.feed(data, at)
-        await_silence(self._silence, self._framer, self._framing)
-        for read in reads:
+        for read in self._framer.feed(data, at):
             self._on_read(read, at)
+        await_silence(self._silence, self._framer, self._framing)
 
     def _fell_silent(self) -> None:
         at = time.monotonic()

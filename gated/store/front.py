@@ -83,11 +83,10 @@ class Front:
         return piece
 
     def _wait(self, piece: Piece[Any], seconds: float, then: Callable[[], None]) -> None:
-        alone = not self._waiting
-        self._waiting[piece] = (asyncio.get_running_loop().time() + seconds, then)
-        if alone:  # as it usually is: nothing to compare with
-            self._deadline.set(seconds)
+        if not self._waiting:  # as it usually is: nothing to compare with
+            self._waiting[piece] = (self._deadline.set(seconds), then)
         else:
+            self._waiting[piece] = (asyncio.get_running_loop().time() + seconds, then)
             self._watch()
 
     def _watch(self) -> None:

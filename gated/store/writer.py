@@ -198,7 +198,7 @@ class Writer:
         self._began = time.monotonic()
         outcome = self._outcome(piece)
         self._began = None
-        self._deliver(partial(piece.settle, outcome))
+        self._deliver(piece.settle, outcome)
 
     def _run_within(self, piece: Piece[Any]) -> bool:
         """Runs the first of the urgent ones within another piece; False if it failed and still waits."""
@@ -212,7 +212,7 @@ class Writer:
             finally:
                 assert outer is not None, "within a piece that runs"
                 self._began = outer + time.monotonic() - self._began
-            self._deliver(partial(piece.settle, outcome))
+            self._deliver(piece.settle, outcome)
         self._urgent.popleft()
         self._tokens.get()  # its own, or one as good: there is one for each that waits
         return True
@@ -236,7 +236,7 @@ class Writer:
                 self._mend(outcome)
         finally:
             told = _told(outcome) if isinstance(outcome, BaseException) else outcome
-            self._deliver(partial(piece.settle, told))
+            self._deliver(piece.settle, told)
 
     def _outcome(self, piece: Piece[T]) -> T | BaseException:
         try:
@@ -247,10 +247,11 @@ class Writer:
             except BaseException as again:  # noqa: BLE001 - likewise
                 return _told(again)
 
-    def _deliver(self, news: Callable[[], None]) -> None:
+    def _deliver(self, news: Callable[..., None], *told: object) -> None:
+        """Has ``news`` called on the loop, with what is ``told``."""
         assert self._loop is not None
         try:  # noqa: SIM105 - contextlib.suppress takes longer, and a scan waits for this
-            self._loop.call_soon_threadsafe(news)
+            self._loop.call_soon_threadsafe(news, *told)
         except RuntimeError:  # the loop has ended: nobody is left to be told
             pass
 
