@@ -19,7 +19,6 @@ Magnetic (mTripod, mHTM) and TISO.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -113,7 +112,7 @@ _AT_REST = {
 def _rest(lane: Lane, rules: LaneRules) -> Step:
     """Goes to the resting state, and turns to the read that waits, if any."""
     state, waiting = resting_state(lane, rules), lane.waiting
-    lane = replace(lane, state=state, waiting=None)
+    lane = lane._replace(state=state, waiting=None)
     at_rest: Effects = (Stop(), Show(_AT_REST[state]))
     barrier = _barrier_at_rest(state, rules)
     if waiting is None:
@@ -147,8 +146,7 @@ def _barrier_at_rest(state: State, rules: LaneRules) -> Effects:
 def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead, in_sight: InSight | None = None) -> Step:
     """``in_sight``, where it is not the lane's, is what :func:`_look` has found."""
     seen = lane.in_sight if in_sight is None else in_sight
-    lane = replace(
-        lane,
+    lane = lane._replace(
         state=State.FREE if lane.state is State.FREE else State.DECIDING,
         barcode=read.barcode,
         in_sight=(*seen, (read.barcode, read.at)),
@@ -164,7 +162,7 @@ def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead, in_sight: InSight |
 
 def _turn(lane: Lane, barcode: str) -> Lane:
     """The next turn begins: what was asked for the one before comes too late."""
-    return replace(lane, barcode=barcode, number=lane.number + 1)
+    return lane._replace(barcode=barcode, number=lane.number + 1)
 
 
 # Reads
@@ -183,12 +181,12 @@ def _look(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[InSight, bo
 def _looked(lane: Lane, rules: LaneRules, event: BarcodeRead) -> tuple[Lane, bool]:
     """As :func:`_look`, and the lane as it is now."""
     in_sight, held_still = _look(lane, rules, event)
-    return replace(lane, in_sight=in_sight), held_still
+    return lane._replace(in_sight=in_sight), held_still
 
 
 def _sighted(lane: Lane, read: BarcodeRead) -> Lane:
     """From now on this barcode is held still."""
-    return replace(lane, in_sight=(*lane.in_sight, (read.barcode, read.at)))
+    return lane._replace(in_sight=(*lane.in_sight, (read.barcode, read.at)))
 
 
 def _waits(lane: Lane, barcode: str) -> bool:
@@ -200,7 +198,7 @@ def _read(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     in_sight, held_still = _look(lane, rules, event)
     if not held_still:
         return _decide(lane, rules, event, in_sight)
-    lane = replace(lane, in_sight=in_sight)
+    lane = lane._replace(in_sight=in_sight)
     if rules.opens_always:
         return _grant(_turn(lane, event.barcode), rules, Outcome.ADMIT, granted=None)
     return lane, ()
@@ -224,17 +222,17 @@ def _read_in_turn(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     if rules.sensors is Sensors.NONE and lane.state is State.GRANTED and rules.opens_always:
         return _next_out(lane, rules, event)
     if lane.waiting is None and (rules.sensors is not Sensors.NONE or lane.state is State.DECIDING):
-        return replace(lane, waiting=event), _reopen(lane, rules)
+        return lane._replace(waiting=event), _reopen(lane, rules)
     if _waits(lane, event.barcode):
-        return replace(lane, waiting=event), ()
+        return lane._replace(waiting=event), ()
     return lane, (*_reopen(lane, rules), Show(Outcome.BUSY))
 
 
 def _next_out(lane: Lane, rules: LaneRules, event: BarcodeRead) -> Step:
     """Nobody can see whether the guest before has left: the next one need not wait to be let out."""
     first = lane.waiting or event
-    lane, effects = _then(_note(lane, Came.UNKNOWN), _rest(replace(lane, waiting=first), rules))
-    return replace(lane, waiting=None if first.barcode == event.barcode else event), effects
+    lane, effects = _then(_note(lane, Came.UNKNOWN), _rest(lane._replace(waiting=first), rules))
+    return lane._replace(waiting=None if first.barcode == event.barcode else event), effects
 
 
 def _reopen(lane: Lane, rules: LaneRules) -> Effects:
@@ -262,7 +260,7 @@ def _malformed(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
     journal = Journal("", Reason.MALFORMED)
     if rules.opens_always:
         return _let_out(lane, rules, "", (journal,))
-    return replace(lane, state=State.DENIED), (journal, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+    return lane._replace(state=State.DENIED), (journal, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
 
 
 def _malformed_in_free(lane: Lane, rules: LaneRules, _: MalformedRead) -> Step:
@@ -295,7 +293,7 @@ def _grant(
     dropped: Effects = ()
     if rules.sensors is Sensors.NONE and not rules.opens_always:
         lane, dropped = _drop_waiting(lane)
-    lane = replace(lane, state=State.GRANTED, granted=granted, lapsed_at=float("-inf"))
+    lane = lane._replace(state=State.GRANTED, granted=granted, lapsed_at=float("-inf"))
     return lane, (Release(), Show(outcome, ticket_type), Start(rules.grant), *dropped)
 
 
@@ -303,7 +301,7 @@ def _drop_waiting(lane: Lane) -> Step:
     """The read that waits is written down as what it is: read, and not decided on."""
     if lane.waiting is None:
         return lane, ()
-    return replace(lane, waiting=None), (Journal(lane.waiting.barcode, Reason.UNDECIDED),)
+    return lane._replace(waiting=None), (Journal(lane.waiting.barcode, Reason.UNDECIDED),)
 
 
 def _verdict(lane: Lane, rules: LaneRules, event: Decided) -> Step:
@@ -315,13 +313,13 @@ def _verdict(lane: Lane, rules: LaneRules, event: Decided) -> Step:
         return _grant(lane, rules, outcome, granted=event.number, ticket_type=event.ticket_type)
     if rules.opens_always:
         return _grant(lane, rules, Outcome.ADMIT, granted=None)
-    return replace(lane, state=State.DENIED), (Show(outcome), Start(SHOWN))
+    return lane._replace(state=State.DENIED), (Show(outcome), Start(SHOWN))
 
 
 def _verdict_in_turn(lane: Lane, rules: LaneRules, event: Decided) -> Step:
     """An operator, or an exit's patience, let the guest pass before the verdict came: it is his ticket's."""
     if event.number == lane.number and event.verdict.admitted and lane.granted is None:
-        return replace(lane, granted=event.number), ()
+        return lane._replace(granted=event.number), ()
     return _verdict_too_late(lane, rules, event)
 
 
@@ -349,7 +347,7 @@ def _decision_late(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
     if rules.opens_always:
         return _then((alarm,), _grant(lane, rules, Outcome.ADMIT, granted=None))
     # Out of sight, so that the guest need not take the ticket away to have it decided on again.
-    lane, dropped = _drop_waiting(replace(lane, state=State.DENIED, in_sight=()))
+    lane, dropped = _drop_waiting(lane._replace(state=State.DENIED, in_sight=()))
     return lane, (alarm, *dropped, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
 
 
@@ -372,7 +370,7 @@ def _lapsed(lane: Lane, rules: LaneRules, event: TimerEnded) -> Step:
     if rules.sensors is Sensors.NONE:
         return _then(_note(lane, Came.UNKNOWN), _rest(lane, rules))
     ended = _note(lane, _unseen(lane))
-    lane = replace(lane, without_passage=lane.without_passage + 1, lapsed_at=event.at)
+    lane = lane._replace(without_passage=lane.without_passage + 1, lapsed_at=event.at)
     if lane.without_passage == DOUBTFUL_SENSOR:
         ended += (Alarm(AlarmKind.SENSOR_DOUBTFUL),)
     return _then(ended, _ended_unseen(lane, rules))
@@ -386,7 +384,7 @@ def _ended_unseen(lane: Lane, rules: LaneRules) -> Step:
     lane, effects = _then(dropped, _rest(lane, rules))
     if lane.state is not State.READY:
         return lane, effects
-    return replace(lane, state=State.DENIED), (*effects, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
+    return lane._replace(state=State.DENIED), (*effects, Show(Outcome.SCAN_AGAIN), Start(SHOWN))
 
 
 def _relock_if_held(rules: LaneRules) -> Effects:
@@ -395,7 +393,7 @@ def _relock_if_held(rules: LaneRules) -> Effects:
 
 def _began(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
     """The guest goes in: a barrier that is held relocks now, or a second person fits in."""
-    lane = replace(lane, state=State.PASSING)
+    lane = lane._replace(state=State.PASSING)
     return lane, (*_relock_if_held(rules), Show(Outcome.PASSING), Start(STUCK))
 
 
@@ -407,7 +405,7 @@ def _began_again(lane: Lane, rules: LaneRules, _: PassageBegan) -> Step:
 def _done(lane: Lane, rules: LaneRules, _: PassageDone) -> Step:
     """The guest has passed: the lane is ready for the next."""
     note = _note(lane, Came.TAKEN)
-    return _then(note, _rest(replace(lane, without_passage=0, sensor_proven=True), rules))
+    return _then(note, _rest(lane._replace(without_passage=0, sensor_proven=True), rules))
 
 
 def _stuck(lane: Lane, rules: LaneRules, _: TimerEnded) -> Step:
@@ -420,9 +418,9 @@ def _moved(lane: Lane, _: LaneRules, event: PassageBegan | PassageDone) -> Step:
     if event.at - lane.lapsed_at > AFTER_LAPSE:
         return lane, (Alarm(AlarmKind.FORCED),)
     if isinstance(event, PassageBegan):
-        return replace(lane, lapsed_at=event.at), ()
+        return lane._replace(lapsed_at=event.at), ()
     note = _note(lane, Came.TAKEN)
-    return replace(lane, lapsed_at=float("-inf"), without_passage=0, sensor_proven=True), note
+    return lane._replace(lapsed_at=float("-inf"), without_passage=0, sensor_proven=True), note
 
 
 def _moved_in_free(lane: Lane, _: LaneRules, __: PassageBegan | PassageDone) -> Step:
@@ -477,14 +475,14 @@ def _mode_at_rest(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
     """The lane takes on the mode, or refuses it: an exit that opens always can't be locked."""
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
-    return _rest(replace(lane, mode=event.mode), rules)
+    return _rest(lane._replace(mode=event.mode), rules)
 
 
 def _mode_during_grant(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
     """Only ``locked`` and ``free`` outrank a grant; any other mode waits until the guest has passed."""
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
-    lane = replace(lane, mode=event.mode)
+    lane = lane._replace(mode=event.mode)
     return _interrupt(lane, rules) if event.mode in (Mode.LOCKED, Mode.FREE) else (lane, ())
 
 
@@ -499,23 +497,23 @@ def _interrupt(lane: Lane, rules: LaneRules) -> Step:
 
 def _lost_at_rest(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
     """Shown; an exit that opens always becomes free."""
-    return _rest(replace(lane, scanners_lost=True), rules)
+    return _rest(lane._replace(scanners_lost=True), rules)
 
 
 def _found_at_rest(lane: Lane, rules: LaneRules, _: ScannersFound) -> Step:
     """Shown; the lane goes back to its mode."""
-    return _rest(replace(lane, scanners_lost=False), rules)
+    return _rest(lane._replace(scanners_lost=False), rules)
 
 
 def _lost(lane: Lane, rules: LaneRules, _: ScannersLost) -> Step:
     """In somebody's turn, or while a denial shows: only an exit that becomes ``free`` can't wait."""
-    lane = replace(lane, scanners_lost=True)
+    lane = lane._replace(scanners_lost=True)
     return _interrupt(lane, rules) if resting_state(lane, rules) is State.FREE else (lane, ())
 
 
 def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
     """Noted."""
-    return replace(lane, scanners_lost=False), ()
+    return lane._replace(scanners_lost=False), ()
 
 
 # The emergency
@@ -523,19 +521,19 @@ def _found(lane: Lane, _: LaneRules, __: ScannersFound) -> Step:
 
 def _emergency(lane: Lane, rules: LaneRules, _: EmergencyBegan) -> Step:
     """The emergency begins: whatever was going on ends, a barrier that is held is released."""
-    return _interrupt(replace(lane, emergency=True), rules)
+    return _interrupt(lane._replace(emergency=True), rules)
 
 
 def _emergency_ended(lane: Lane, rules: LaneRules, _: EmergencyEnded) -> Step:
     """The lane goes back to its mode."""
-    return _rest(replace(lane, emergency=False), rules)
+    return _rest(lane._replace(emergency=False), rules)
 
 
 def _mode_in_emergency(lane: Lane, rules: LaneRules, event: ModeCommanded) -> Step:
     """Remembered, and of no effect until the emergency is over."""
     if event.mode is Mode.LOCKED and rules.opens_always:
         return lane, (Alarm(AlarmKind.COMMAND_REFUSED),)
-    return replace(lane, mode=event.mode), ()
+    return lane._replace(mode=event.mode), ()
 
 
 def _same(lane: Lane, _: LaneRules, __: Event) -> Step:

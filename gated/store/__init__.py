@@ -312,7 +312,7 @@ class Store:
         running_ms = self._running.at(monotonic)
 
         def acknowledged(entry: Entry) -> Entry:
-            return replace(entry, acknowledged_ms=running_ms, kind=None)
+            return entry._replace(acknowledged_ms=running_ms, kind=None)
 
         await self._note(rows, acknowledged, lambda rows: self._outbox.acknowledge(rows, running_ms))
 
@@ -620,4 +620,4 @@ class Store:
 def _dispatched(entry: Entry, **changes: Any) -> Entry:
     """An entry of which something is known on its way."""
     assert entry.dispatch is not None
-    return replace(entry, dispatch=replace(entry.dispatch, **changes))
+    return entry._replace(dispatch=replace(entry.dispatch, **changes))

@@ -443,7 +443,7 @@ class Desk:
         admitted = entry.verdict.admitted and entry.acknowledged_ms is None
         if admitted and not self._rules.admit_undurable:
             entry = _turned_away(entry)
-        return replace(entry, undurable=True)
+        return entry._replace(undurable=True)
 
     def _entry(self, case: _Case, reply: Reply, redeems: int | None) -> Entry:
         verdict, ticket, regrants = reply.verdict, case.ticket, _regrants(reply.verdict)
@@ -498,7 +498,7 @@ def _decided(pending: Pending, seq: int | None = None) -> Decided:
 def _turned_away(entry: Entry) -> Entry:
     """The entry of a guest who was not let in since the disk failed: nothing is spent."""
     fault = deny(None, Reason.FAULT)
-    return replace(entry, verdict=fault, moves=False, kind=None, redeems=None, undurable=True)
+    return entry._replace(verdict=fault, moves=False, kind=None, redeems=None, undurable=True)
 
 
 def _movement(entry: Entry, asked_ms: int) -> Movement:

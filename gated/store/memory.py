@@ -108,7 +108,7 @@ class Memory:
         self.rows_sent += 1
         entry, number = self.waiting[place].entry, -self.rows_sent
         time = entry.dispatch.time if entry.dispatch else int(stamped(entry.scan.at, at).timestamp())
-        sending = replace(entry, dispatch=Dispatch(time, sending=True))
+        sending = entry._replace(dispatch=Dispatch(time, sending=True))
         self.waiting[place] = replace(self.waiting[place], entry=sending, number=number)
         self.sent[number] = entry.scan.id
         assert entry.kind is not None
@@ -122,8 +122,7 @@ def _moved(entry: Entry, digest: Callable[[str], bytes], later_ms: int) -> Entry
         return None if running_ms is None else running_ms + later_ms
 
     sent = entry.dispatch
-    return replace(
-        entry,
+    return entry._replace(
         ticket=None if entry.ticket is None else digest(entry.barcode_id),
         running_ms=entry.running_ms + later_ms,
         acknowledged_ms=later(entry.acknowledged_ms),

@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from typing import get_args
 
@@ -184,7 +184,7 @@ def a_lane(
     direction = Direction.EXIT if opens_always else Direction.ENTRY
     shell = Shell(LaneRules(direction, profile, sensors, opens_always=opens_always))
     if proven:
-        shell.lane = replace(shell.lane, sensor_proven=True)
+        shell.lane = shell.lane._replace(sensor_proven=True)
     return shell
 
 
