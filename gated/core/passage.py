@@ -156,7 +156,7 @@ def _decide(lane: Lane, rules: LaneRules, read: BarcodeRead, in_sight: InSight |
     if lane.state is State.FREE:
         return lane, (Decide(lane.number, read.barcode),)
     patience = _EXITS_PATIENCE if rules.opens_always else _PATIENCE
-    # The decision last: the thread that takes it begins when there is nothing else left to do here.
+    # The decision last: while anything else is done first, the thread that takes it would have to wait.
     return lane, (_ONE_MOMENT, patience, Decide(lane.number, read.barcode))
 
 

@@ -402,8 +402,10 @@ class Store:
         asked_ms, doubles = self._running.at(asked), list[Double]()
 
         def write() -> int:
-            """Writes some of the rows: all, unless it takes long."""
-            done = self._mirror.put(tickets, asked_ms=asked_ms, run=run, halt=self._writer.make_way)
+            """Writes some of the rows: all, unless they take long or scans come without end."""
+            # In memory a reader, who may have the desks' memory locked, waits for whoever writes (memdb).
+            halt = partial(self._writer.make_way, within=not self._files.mirror_in_memory)
+            done = self._mirror.put(tickets, asked_ms=asked_ms, run=run, halt=halt)
             doubles.extend(self._desk.doubles(tickets[:done]))
             return done
 

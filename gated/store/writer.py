@@ -113,7 +113,9 @@ class Writer:
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds the piece that runs has been running; one apart does not count."""
+        """For how many seconds the piece that runs has been running: the innermost, and of one that others
+        ran within without their time. One apart does not count.
+        """
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
 
@@ -123,23 +125,23 @@ class Writer:
         apart = self._apart_since
         return max(self.busy_s, 0.0 if apart is None else time.monotonic() - apart)
 
-    def make_way(self) -> bool:
-        """For the piece that runs, between two parts of it: runs the urgent ones that wait, within that one.
+    def make_way(self, *, within: bool) -> bool:
+        """For the piece that runs, between two parts of it: others go first. Says whether it had better end.
 
-        So it must not be writing what they write. Says whether it had better end: it has run for long, or an
-        urgent one has failed, and is to be run once more and mended on its own.
+        Urgent ones that wait run ``within`` it, as many as may go in a row: so it must not be writing what
+        they write, nor hold what they wait for, or what somebody waits for with the desks' memory locked. It
+        had better end then, or where it has itself run for long, or where one of them has failed, which is to
+        be run once more and mended on its own; and if they can't run within it, where one of them waits.
 
         The processor is offered to others as well (sched_yield(2)): statements without a pause keep it for
         some milliseconds, while a thread of the kernel that is to bring a scanner's bytes stands behind them.
         """
         os.sched_yield()
-        for _ in range(_URGENT_IN_A_ROW):
-            if not self._urgent:
-                break
+        while within and self._urgent and self._in_a_row < _URGENT_IN_A_ROW:
             if not self._run_within(self._urgent[0]):
                 return True
         # One that ran for a second would be taken for a disk that hangs.
-        return self.busy_s > _LONG_S
+        return bool(self._urgent) or self.busy_s > _LONG_S
 
     def do(self, work: Callable[[], T], *, urgent: bool = False) -> Piece[T]:
         """Hands in one piece. Its error is StoreError where a database did not answer.
@@ -176,6 +178,8 @@ class Writer:
                 self._owed.append(token)
             elif token:
                 self._run(self._next())
+            elif self._urgent or self._others:  # whose tokens were owed, and stand behind this one
+                self._tokens.put(False)
             else:
                 break
         self._deliver(self._ended.set)
@@ -214,7 +218,9 @@ class Writer:
                 self._began = outer + time.monotonic() - self._began
             self._deliver(piece.settle, outcome)
         self._urgent.popleft()
-        self._tokens.get()  # its own, or one as good: there is one for each that waits
+        self._in_a_row += 1
+        while not self._tokens.get():  # its own, or one as good; not the one that ends the thread
+            self._tokens.put(False)
         return True
 
     def _run_apart(self, piece: Piece[Any]) -> None:

@@ -273,6 +273,20 @@ async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_al
     assert await store.count() == 77
 
 
+async def test_a_page_of_a_mirror_in_memory_ends_where_a_scan_waits(store, monkeypatch):
+    monkeypatch.setattr(store._files, "mirror_in_memory", True)
+    pieces = pieces_of_a_page(monkeypatch)
+    gateway = Gateway(monkeypatch, Mirror, "_write")
+    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
+    await gateway.wait()
+    scan = asyncio.create_task(decide(store))
+    await asyncio.sleep(0)
+    gateway.open()
+    assert (await scan).verdict.admitted
+    await download
+    assert pieces == [25, 50]
+
+
 async def test_a_scan_in_the_midst_of_a_page_that_finds_the_mirror_damaged_is_decided_by_a_fresh_one(
     store, monkeypatch
 ):

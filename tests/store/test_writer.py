@@ -118,26 +118,68 @@ async def test_urgent_pieces_run_within_one_that_makes_way_and_in_their_order(wr
     def page() -> None:
         for number in (1, 2):
             writer.do(partial(done.append, f"scan {number}"), urgent=True)
-        assert not writer.make_way()
+        assert not writer.make_way(within=True)
         done.append("page")
 
     await writer.do(page)
     assert done == ["scan 1", "scan 2", "page"]
 
 
-async def test_one_that_makes_way_does_so_for_sixteen_and_goes_on(writer):
+async def test_where_urgent_pieces_come_without_end_sixteen_run_within_a_page_which_ends_then(writer):
     done: list[str] = []
 
     def page() -> None:
-        for _ in range(20):
+        for _ in range(10):
             writer.do(partial(done.append, "scan"), urgent=True)
-        assert not writer.make_way()
+        assert not writer.make_way(within=True)
+        for _ in range(10):
+            writer.do(partial(done.append, "scan"), urgent=True)
+        assert writer.make_way(within=True)
+        done.append("page")
+
+    pages = writer.do(page)
+    other = writer.do(partial(done.append, "other"))
+    await pages
+    await other
+    assert [done.index("page"), done.index("other")] == [16, 17]
+
+
+async def test_a_piece_that_none_may_run_within_had_better_end_where_an_urgent_one_waits(writer):
+    done: list[str] = []
+
+    def page() -> None:
+        assert not writer.make_way(within=False)
+        writer.do(partial(done.append, "scan"), urgent=True)
+        assert writer.make_way(within=False)
         done.append("page")
 
     await writer.do(page)
     await writer.do(lambda: None)
-    assert done.index("page") == 16
-    assert len(done) == 21
+    assert done == ["page", "scan"]
+
+
+async def test_what_was_owed_while_a_piece_ran_apart_is_done_before_the_thread_ends():
+    writer = Writer("store")
+    writer.start()
+    done: list[int] = []
+    runs_apart, rejoins, begun, scan_ends = (threading.Event() for _ in range(4))
+    apart = writer.do_apart(lambda: runs_apart.set() or rejoins.wait(10))
+    assert await asyncio.to_thread(runs_apart.wait, 10)
+    for number in (1, 2, 3):
+        writer.do(partial(done.append, number))
+    while len(writer._owed) < 3:
+        await asyncio.sleep(0)
+    writer.do(lambda: begun.set() or scan_ends.wait(10), urgent=True)
+    assert await asyncio.to_thread(begun.wait, 10)
+    rejoins.set()  # its rejoining waits for the scan, and so do those that wait for that
+    while not writer._urgent:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(writer.close(within_s=10))
+    await asyncio.sleep(0)
+    scan_ends.set()
+    assert await closing
+    await apart
+    assert done == [1, 2, 3]
 
 
 async def test_an_urgent_piece_that_fails_within_another_ends_it_and_is_mended_on_its_own(writer, mended):
@@ -150,7 +192,7 @@ async def test_an_urgent_piece_that_fails_within_another_ends_it_and_is_mended_o
 
     def page() -> None:
         failing.append(writer.do(fail, urgent=True))
-        assert writer.make_way()
+        assert writer.make_way(within=True)
         assert not mended
         done.append("page")
 
@@ -168,7 +210,7 @@ async def test_an_urgent_piece_that_was_taken_back_is_not_run_within_another(wri
         taken_back = writer.do(partial(done.append, "taken back"), urgent=True)
         assert taken_back.take()
         writer.do(partial(done.append, "scan"), urgent=True)
-        assert not writer.make_way()
+        assert not writer.make_way(within=True)
 
     await writer.do(page)
     await writer.do(partial(done.append, "other"))
@@ -186,7 +228,7 @@ async def test_the_time_of_what_runs_within_a_piece_is_not_its_own(writer, monke
     def page() -> float:
         now[0] += 0.0625
         scan.append(writer.do(hang, urgent=True))
-        assert not writer.make_way()
+        assert not writer.make_way(within=True)
         return writer.busy_s
 
     scan: list[Piece[float]] = []
@@ -196,4 +238,4 @@ async def test_the_time_of_what_runs_within_a_piece_is_not_its_own(writer, monke
 
 async def test_a_piece_that_has_run_for_long_had_better_end(writer, monkeypatch):
     monkeypatch.setattr("gated.store.writer._LONG_S", -1.0)
-    assert await writer.do(writer.make_way)
+    assert await writer.do(partial(writer.make_way, within=True))
