@@ -261,11 +261,7 @@ async def test_a_page_is_written_in_one_piece_while_no_scan_comes(store, monkeyp
 
 async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_alone(store, monkeypatch):
     done = told_when_done(monkeypatch, (Mirror, "_write"), (Desk, "decide"), (Mirror, "put"))
-    gateway = Gateway(monkeypatch, Mirror, "_write")
-    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
-    await gateway.wait()
-    scan = asyncio.create_task(decide(store))
-    await asyncio.sleep(0)
+    gateway, download, scan = await scan_in_the_midst_of_a_page(store, monkeypatch)
     gateway.open()
     assert (await scan).verdict.admitted
     await download
@@ -276,11 +272,7 @@ async def test_a_scan_that_comes_while_a_page_is_written_waits_for_a_few_rows_al
 async def test_a_page_of_a_mirror_in_memory_ends_where_a_scan_waits(store, monkeypatch):
     monkeypatch.setattr(store._files, "mirror_in_memory", True)
     pieces = pieces_of_a_page(monkeypatch)
-    gateway = Gateway(monkeypatch, Mirror, "_write")
-    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
-    await gateway.wait()
-    scan = asyncio.create_task(decide(store))
-    await asyncio.sleep(0)
+    gateway, download, scan = await scan_in_the_midst_of_a_page(store, monkeypatch)
     gateway.open()
     assert (await scan).verdict.admitted
     await download
@@ -290,11 +282,7 @@ async def test_a_page_of_a_mirror_in_memory_ends_where_a_scan_waits(store, monke
 async def test_a_scan_in_the_midst_of_a_page_that_finds_the_mirror_damaged_is_decided_by_a_fresh_one(
     store, monkeypatch
 ):
-    gateway = Gateway(monkeypatch, Mirror, "_write")
-    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
-    await gateway.wait()
-    scan = asyncio.create_task(decide(store))
-    await asyncio.sleep(0)
+    gateway, download, scan = await scan_in_the_midst_of_a_page(store, monkeypatch)
     find = Mirror.find
 
     def finds_in_a_fresh_one(mirror: Mirror, *asked: Any) -> Any:
@@ -315,6 +303,18 @@ async def test_a_page_that_takes_long_is_not_taken_for_a_disk_that_hangs(store, 
     pieces = pieces_of_a_page(monkeypatch)
     await load(store, *(ticket(f"N{number}") for number in range(60)))
     assert pieces == [25, 25, 10]
+
+
+async def scan_in_the_midst_of_a_page(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Gateway, asyncio.Task[None], asyncio.Task[Decided]]:
+    """A download of 75 tickets whose first rows are held up, and a scan that was handed in meanwhile."""
+    gateway = Gateway(monkeypatch, Mirror, "_write")
+    download = asyncio.create_task(load(store, *(ticket(f"N{number}") for number in range(75))))
+    await gateway.wait()
+    scan = asyncio.create_task(decide(store))
+    await asyncio.sleep(0)
+    return gateway, download, scan
 
 
 def told_when_done(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -> list[str]:
