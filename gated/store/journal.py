@@ -24,9 +24,11 @@ _SETTLING_MS = SETTLING.total_seconds() * 1000
 # Rows that a purge wipes in one piece: a scan waits for no more than that.
 _WIPED = 200
 
-# The WAL's length after a checkpoint, in bytes: room for what two lanes write until the next one (20 s, four
-# pages a scan). And the pages of cache while it is lengthened: the fewer, the more of it is written.
-_ROOM, _ROOM_CACHE = 256 * 1024, 16
+# The WAL's length at first, in pages: room for what four lanes write until the next checkpoint (20 s, a scan
+# and its passage every two seconds, six pages). A busier gate's becomes longer; beyond the longest it is cut.
+_ROOM, _LONGEST = 256, 1024
+# Pages that a cache of one keeps all the same.
+_STAY_IN_CACHE = 4
 
 _HISTORY_OF_TWO = (
     "SELECT seq, direction, acknowledged_ms, count_before, left_before, wall_ms, lane, passage, regranted,"
@@ -132,6 +134,7 @@ class Journal:
         """Goes on with another connection: that of a journal that was salvaged."""
         self._db = connection
         self._changes = -1  # none has been counted: the first checkpoint is always made
+        self._has_room = False  # what the WAL has of an earlier start is not known
 
     def secret(self, known: bytes | None = None) -> bytes:
         """This gate's secret. Where there is none yet it is the one that is known, or made."""
@@ -338,32 +341,42 @@ class Journal:
     def checkpoint(self, running_ms: int) -> None:
         """Moves what the WAL holds into the file, wipes it there, and notes the running time.
 
+        The WAL keeps its length, so that scans overwrite what is there: where a file grows, its sync waits
+        for the file system's own journal too, and on ext4 that took longer than the scan's own pages.
+
         The note comes last because the first commit to an empty WAL costs one sync more: no scan pays for it.
         """
         if self._db.total_changes == self._changes:
             return
-        [busy, *_] = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        [busy, pages, _] = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         if not busy:
-            self._make_room()
+            if not self._has_room or pages > _LONGEST:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                pages = _ROOM
+            self._has_room = self._wipe_wal(pages)
         self.set_note("running_ms", running_ms)
         self._changes = self._db.total_changes
 
-    def _make_room(self) -> None:
-        """Lengthens the empty WAL, so that scans overwrite what is there.
+    def _wipe_wal(self, pages: int) -> bool:
+        """Writes zeros over so many pages of a WAL that nobody reads any more; whether the disk took them.
 
-        Where a file grows, its sync waits for the file system's own journal too: on ext4 that took as long as
-        the scan's own pages. What is larger than the cache is written out before it is committed, and a
-        roll-back leaves the WAL as long as that made it; SQLite does not shorten it by itself, since
-        overwriting is faster (https://sqlite.org/pragma.html#pragma_journal_size_limit).
+        What is larger than the cache is written out before it is committed, and a roll-back leaves the WAL as
+        long as that made it; SQLite does not shorten it by itself, since overwriting is faster
+        (https://sqlite.org/pragma.html#pragma_journal_size_limit).
         """
-        size = self._db.execute("PRAGMA cache_size").fetchone()[0]
-        self._db.execute(f"PRAGMA cache_size = {_ROOM_CACHE}")
+        [size] = self._db.execute("PRAGMA cache_size").fetchone()
+        [page_bytes] = self._db.execute("PRAGMA page_size").fetchone()
+        self._db.execute("PRAGMA cache_size = 1")
+        wiped = False
         # Where the disk is full there is no room to be made, and none is needed to go on without.
         with contextlib.suppress(sqlite3.Error), contextlib.ExitStack() as then:
             self._db.execute("BEGIN IMMEDIATE")
             then.callback(self._db.rollback)
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('room', zeroblob(?))", (_ROOM,))
+            zeros = (pages + _STAY_IN_CACHE) * page_bytes
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES ('room', zeroblob(?))", (zeros,))
+            wiped = True
         self._db.execute(f"PRAGMA cache_size = {size}")
+        return wiped
 
     # Purge: forget, then wipe piece by piece, then compact
 
@@ -416,6 +429,7 @@ class Journal:
         """Gives back the room of wiped rows, in the file and in its WAL."""
         self._db.execute("VACUUM")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._has_room = False
 
     def finish_purge(self) -> None:
         """At a start: wipes what a purge that was cut short has left."""

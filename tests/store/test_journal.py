@@ -1,7 +1,9 @@
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 
+from gated.store.database import open_beside
 from gated.store.pages import read_wal
 from tests.store.desks import Counter, moment, scan, ticket
 
@@ -53,16 +55,52 @@ def test_a_scan_is_one_transaction_and_so_one_sync(counter):
     ]
 
 
-def test_a_scan_overwrites_the_wal_and_does_not_lengthen_it(counter, tmp_path):
+def test_scans_overwrite_the_wal_and_lengthen_it_once_at_most(counter, tmp_path):
+    wal, numbers = tmp_path / "journal.db-wal", count(1)
+
+    def length_after(scans: int) -> int:
+        for number in islice(numbers, scans):
+            counter.decide(scan(f"N{number}"))
+        return wal.stat().st_size
+
     counter.journal.checkpoint(1000)
-    wal, before = tmp_path / "journal.db-wal", (tmp_path / "journal.db").stat().st_size
+    before, room = (tmp_path / "journal.db").stat().st_size, length_after(0)
+    assert length_after(20) == room >= 1024 * 1024
+    more = length_after(180)
+    assert more > room
+    for running_ms in (2000, 3000):
+        counter.journal.checkpoint(running_ms)
+        assert more <= length_after(0) == length_after(100) < more + 8 * 4096
+    assert counter.journal.note("room") is None
+    assert (tmp_path / "journal.db").stat().st_size <= before + 100 * 4096
+
+
+def test_a_wal_that_far_more_than_scans_have_lengthened_is_cut(counter, tmp_path):
+    wal = tmp_path / "journal.db-wal"
+    counter.journal.checkpoint(1000)
     room = wal.stat().st_size
-    for number in range(1, 6):
-        counter.decide(scan(f"T{number}"))
-    assert wal.stat().st_size == room > 150 * 1024
+    counter.journal.set_note("long", b"x" * 5 * 1024 * 1024)
+    assert wal.stat().st_size > 5 * 1024 * 1024
     counter.journal.checkpoint(2000)
-    assert (wal.stat().st_size, counter.journal.note("room")) == (room, None)
-    assert (tmp_path / "journal.db").stat().st_size <= before + 4 * 4096
+    assert wal.stat().st_size == room
+
+
+def test_what_was_read_meanwhile_keeps_its_wal_until_the_next_checkpoint(counter, tmp_path):
+    wal = tmp_path / "journal.db-wal"
+    counter.journal.checkpoint(1000)
+    counter.journal_db.execute("PRAGMA busy_timeout = 1")
+    reader = open_beside(tmp_path / "journal.db")
+    counter.decide(scan("SECRET-1"))
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM scan").fetchone()
+    counter.decide(scan("T2"))
+    counter.journal.checkpoint(2000)
+    assert b"SECRET-1" in wal.read_bytes()
+    assert reader.execute("SELECT count(*) FROM scan").fetchone() == (1,)
+    reader.close()
+    counter.journal.refuse(1, None)
+    counter.journal.checkpoint(3000)
+    assert b"SECRET-1" not in wal.read_bytes()
 
 
 def test_a_disk_without_room_for_more_than_a_scan_takes_scans(counter):
