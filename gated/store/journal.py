@@ -26,7 +26,7 @@ _WIPED = 200
 
 # The WAL's length at first, in pages: room for what four lanes write until the next checkpoint (20 s, a scan
 # and its passage every two seconds, six pages). A busier gate's becomes longer; beyond the longest it is cut.
-_ROOM, _LONGEST = 256, 1024
+_ROOM, _LONGEST = 256, 512
 # Pages that a cache of one keeps all the same.
 _STAY_IN_CACHE = 4
 
@@ -272,9 +272,13 @@ class Journal:
 
         Returns the last one's number; they are numbered in a row.
         """
-        with Transaction(self._db):
-            for entry in entries:
-                seq = self._add(entry)
+        try:
+            with Transaction(self._db):
+                for entry in entries:
+                    seq = self._add(entry)
+        except sqlite3.Error:
+            self._has_room = False  # there may be barcodes in the WAL beyond its last commit
+            raise
         return seq
 
     def _add(self, entry: Entry) -> int:
@@ -348,14 +352,18 @@ class Journal:
         """
         if self._db.total_changes == self._changes:
             return
-        [busy, pages, _] = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        [busy, pages, _] = self._move_wal("RESTART" if self._has_room else "TRUNCATE")
+        if not busy and pages > _LONGEST:
+            [busy, pages, _] = self._move_wal("TRUNCATE")
         if not busy:
-            if not self._has_room or pages > _LONGEST:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                pages = _ROOM
-            self._has_room = self._wipe_wal(pages)
+            self._has_room = self._wipe_wal(pages or _ROOM)
         self.set_note("running_ms", running_ms)
         self._changes = self._db.total_changes
+
+    def _move_wal(self, mode: str) -> tuple[int, int, int]:
+        """Whether a reader stood in the way, the WAL's pages (none where it was cut), and those moved."""
+        moved: tuple[int, int, int] = self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        return moved
 
     def _wipe_wal(self, pages: int) -> bool:
         """Writes zeros over so many pages of a WAL that nobody reads any more; whether the disk took them.

@@ -85,6 +85,22 @@ def test_a_wal_that_far_more_than_scans_have_lengthened_is_cut(counter, tmp_path
     assert wal.stat().st_size == room
 
 
+def test_no_barcode_is_left_of_scans_that_could_not_be_written(counter, tmp_path):
+    counter.journal.checkpoint(1000)
+    with counter.disk_failing():
+        for number in range(60):
+            counter.decide(scan(f"SECRET-{number}"))
+    counter.journal_db.execute(
+        "CREATE TRIGGER fuse BEFORE INSERT ON outbox WHEN NEW.barcode_id = 'SECRET-59'"
+        " BEGIN SELECT raise(ABORT, 'blown'); END"
+    )
+    counter.journal_db.execute("PRAGMA cache_size = 1")  # so that much has been written by then
+    assert counter.desk.write_waiting() == 60
+    assert b"SECRET-30" in (tmp_path / "journal.db-wal").read_bytes()
+    counter.journal.checkpoint(2000)
+    assert b"SECRET" not in (tmp_path / "journal.db-wal").read_bytes()
+
+
 def test_what_was_read_meanwhile_keeps_its_wal_until_the_next_checkpoint(counter, tmp_path):
     wal = tmp_path / "journal.db-wal"
     counter.journal.checkpoint(1000)
