@@ -6,6 +6,7 @@ a disk, whose thread knows no virtual time: there the deadline is a few millisec
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -20,6 +21,7 @@ import pytest
 from gated.api.client import Dated, TicketScanApi
 from gated.api.wire import DirectAnswer
 from gated.asking import Asker, AskingRules, verdict_of
+from gated.clock import new_scan_id
 from gated.core.outbox import Window
 from gated.core.scan import Direction, LaneName, Moment, Scan, ScanId, TimeTrust
 from gated.core.ticket import Ticket
@@ -94,9 +96,13 @@ class FakeApi:
 
 @dataclass
 class FakeStore:
+    noted: list[Window] = field(default_factory=list)
     settled: list[Reply] = field(default_factory=list)
     recorded: list[int] = field(default_factory=list)
     not_recorded: list[int] = field(default_factory=list)
+
+    def note_question(self, ask: Ask, call: Window) -> None:
+        self.noted.append(call)
 
     async def settle(self, ask: Ask, reply: Reply) -> Decided:
         self.settled.append(reply)
@@ -147,6 +153,8 @@ def test_an_admission_by_the_server_is_written_as_recorded_there() -> None:
         rig = Rig(FakeApi())
         decided = await rig.ask(UNKNOWN)
         assert (decided.verdict, decided.origin) == (VALID, Origin.DIRECT)
+        noon = int(NOON.timestamp())
+        assert rig.store.noted == [Window(noon - 5, noon + 11)]
         assert rig.store.settled == [Reply(VALID, Origin.DIRECT, answered=1000.0)]
         assert rig.api.asked == [("service", "A")]
 
@@ -410,6 +418,13 @@ class Gate:
         self.clock.restart()
         await self.open()
 
+    def after_a_power_cut(self, folder: Path) -> "Gate":
+        """The same gate as it would be if the power had gone now, not yet open."""
+        after = Gate(shutil.copytree(self.folder, folder, ignore=lambda *_: {folder.name}), fall_back=False)
+        self.clock.restart()
+        after.clock, after.server = self.clock, self.server
+        return after
+
     async def download(self, *tickets: Ticket) -> None:
         """A whole download, asked for now, and what it says of lost answers."""
         asked = self.clock.now().monotonic
@@ -419,7 +434,8 @@ class Gate:
 
     async def scan(self, script: str = "answers", *, lane: str = "in", terms: Terms = ASK_ALL) -> Decided:
         self.server.script = script
-        what = Scan(ScanId(UUID(int=1)), "A", LaneName(lane), ENTRY, self.clock.now())
+        at = self.clock.now()
+        what = Scan(new_scan_id(at), "A", LaneName(lane), ENTRY, at)
         decided = await self.store.decide(what, terms)
         return await self.asker.ask(decided) if isinstance(decided, Ask) else decided
 
@@ -430,6 +446,12 @@ class Gate:
     async def waiting(self) -> list[tuple[int, int]]:
         """The outbox: code of each row, and whether it waits for a download to tell what became of it."""
         return [(row.code, row.lost) for row in await self.store.outbox_rows(0, 99)]
+
+    async def written(self) -> list[tuple[str, int]]:
+        """The journal's scans: reason, and whether a call about it was lost."""
+        await self.store.health()  # what was handed in before has been done
+        with contextlib.closing(sqlite3.connect(self.folder / "journal.db")) as journal:
+            return journal.execute("SELECT reason, call_from IS NOT NULL FROM scan ORDER BY seq").fetchall()
 
     async def marked(self) -> list[int]:
         """Scans that the server may have, or has, twice."""
@@ -575,6 +597,49 @@ async def test_recorded_and_not_admitted_is_admitted_once_after_a_restart_too(ga
     assert (await gate.scan()).verdict.admitted
     await gate.restart()
     assert not (await gate.scan()).verdict.admitted
+
+
+@never_alone
+async def test_recorded_as_the_power_goes_is_admitted_once_when_it_comes_again(
+    gate: Gate, tmp_path: Path
+) -> None:
+    gate.rules = AskingRules(timedelta(minutes=1), fall_back=False)
+    await gate.restart()
+    gate.server.released.clear()
+    cut_off = asyncio.create_task(gate.scan("answers late"))
+    while not gate.server.calls:
+        await asyncio.sleep(0)
+    assert await gate.written() == []
+    after = gate.after_a_power_cut(tmp_path / "after")
+    await after.open()
+    assert await after.written() == [("no_answer", True)]
+    after.clock.elapsed = 60.0
+    assert [(await after.scan()).verdict.admitted for _ in range(2)] == [True, False]
+    assert await after.waiting() == []
+    await after.close()
+    gate.server.released.set()
+    await cut_off
+
+
+@pytest.mark.parametrize(
+    ("script", "written"),
+    [("answers", ("valid", False)), ("answers late", ("valid", True)), ("never gets it", ("valid", False))],
+)
+async def test_a_question_that_came_to_something_is_no_more_than_that_after_a_restart(
+    gate: Gate, script: str, written: tuple[str, bool]
+) -> None:
+    await gate.scan(script)
+    await gate.restart()
+    assert await gate.written() == [written]
+
+
+@never_alone
+async def test_recorded_and_not_admitted_is_admitted_after_another_call_was_lost_too(gate: Gate) -> None:
+    await gate.scan("is cut off")
+    gate.clock.elapsed = 30.0
+    await gate.scan("never gets it")
+    gate.clock.elapsed = 60.0
+    assert (await gate.scan()).verdict.admitted
 
 
 @never_alone

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gated.core.explain import Explanation, PastScan
-from gated.core.outbox import Kind, Lost, Row
+from gated.core.outbox import Kind, Lost, Row, Window
 from gated.core.scan import Moment, Scan, ScanId
 from gated.core.ticket import Ticket
 from gated.core.verdict import Verdict
@@ -132,6 +132,7 @@ class Store:
             self._outbox = Outbox(files.outbox)
             with suppress(sqlite3.OperationalError):  # a full disk: it is finished at another start
                 self._journal.finish_purge()
+                self._journal.end_questions()
             self._secret = self._journal.secret()
             secrets = Secrets(self._secret)
             try:
@@ -254,6 +255,10 @@ class Store:
     def decide(self, scan: Scan, terms: Terms) -> Piece[Decided | Ask]:
         """Decides a scan and makes it durable, or says that the server has to be asked."""
         return self._front.do(scan, lambda desk: desk.decide(scan, terms))
+
+    def note_question(self, ask: Ask, call: Window) -> Piece[None]:
+        """Writes down that the server is being asked, in that call: nobody need wait for it."""
+        return self._writer.do(lambda: self._desk.note(ask, call), urgent=True)
 
     def settle(self, ask: Ask, reply: Reply) -> Piece[Decided]:
         """Makes durable what came of a question, and lets the ticket go."""

@@ -167,6 +167,7 @@ class Desk:
             case, answer = self._weigh(scan, terms)
             if isinstance(answer, Ask):
                 self._memory.held |= answer.holds
+                self._memory.asked.add(scan.id)
                 return answer
             origin = Origin.REGRANT if _regrants(answer) else Origin.LOCAL
             entered = self._conclude(case, Reply(answer, origin))
@@ -182,17 +183,38 @@ class Desk:
             return case, deny(None, Reason.BUSY)
         return case, self._question(case, self._local(case, terms), terms)
 
+    def note(self, ask: Ask, call: Window) -> None:
+        """Writes down that the server is being asked: should gated end before the answer, it is a lost call.
+
+        So a guest whose check-in was recorded as the power went gets in when he scans again. While the disk
+        fails nothing is noted.
+        """
+        unanswered = Reply(deny(None, Reason.NO_ANSWER), ask.origin, call=call)
+        with self._memory.lock:
+            if ask.scan.id not in self._memory.asked:  # answered already, while the disk made this wait
+                return
+            entry = self._entry(self._case(ask.scan), unanswered, None)
+        try:
+            self._journal.note_question(entry)
+        except sqlite3.Error as error:
+            if damaged(error):
+                raise
+
     def settle(self, ask: Ask, reply: Reply) -> Decided:
         """Writes down what came of a question, and lets the ticket go."""
         with self._memory.lock:
-            self._memory.held -= ask.holds
+            self._let_go(ask)
             entered = self._conclude(self._case(ask.scan), reply)
         return self._write(entered)
 
     def let_go(self, ask: Ask) -> None:
         """Nobody will put that question: its scan was answered otherwise meanwhile."""
         with self._memory.lock:
-            self._memory.held -= ask.holds
+            self._let_go(ask)
+
+    def _let_go(self, ask: Ask) -> None:
+        self._memory.held -= ask.holds
+        self._memory.asked.discard(ask.scan.id)
 
     def _conclude(self, case: _Case, reply: Reply) -> _Entered:
         """Enters a verdict; one that a lost call of ours explains becomes an ADMIT."""
@@ -207,7 +229,8 @@ class Desk:
 
         The server, or its row in the mirror, says 50 with a time at which it may have carried out our own
         call about this ticket, of the last two minutes, and nobody was admitted with the ticket here since.
-        Somebody else's copy, scanned elsewhere in those very seconds, is what this can't tell apart.
+        What this can't tell apart: somebody else's copy, scanned elsewhere in those very seconds; and a guest
+        whom we let in with it while the disk failed, if the power went before that could be written.
         """
         if verdict.code != 50 or verdict.time is None:
             return None
@@ -215,10 +238,7 @@ class Desk:
         if any(entry.verdict.admitted for entry in self._waiting(digests)):
             return None
         since_ms = self._running.at(case.scan.at.monotonic) - _LOST_CALL_MS
-        found = self._journal.lost_call(tuple(digests), since_ms)
-        if found is None or not found[1].has(int(verdict.time.timestamp())):
-            return None
-        return found[0]
+        return self._journal.lost_call(tuple(digests), since_ms, int(verdict.time.timestamp()))
 
     def write_undecided(self, scan: Scan, verdict: Verdict) -> Decided:
         """Writes down a scan that was not decided on: the lane took no tickets, or the text was malformed."""
@@ -242,7 +262,7 @@ class Desk:
             batch = tuple(self._memory.waiting[:_WRITTEN_AT_ONCE])
         try:
             if batch:
-                self._written(batch, self._journal.write([pending.entry for pending in batch]))
+                self._written(batch, self._journal.write([each.entry for each in batch]))
             self._write_refused()
         except sqlite3.Error as error:
             if damaged(error):

@@ -5,6 +5,7 @@ Rows are added and completed, and removed by a purge alone. A scan's outbox row 
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from gated.core.outbox import Kind, Window
 from gated.core.overlay import SETTLING, Movement
 from gated.core.scan import Direction, Moment, Scan, ScanId, TimeTrust
-from gated.core.verdict import Origin, Reason, Verdict
+from gated.core.verdict import Origin, Reason, Verdict, deny
 from gated.store.database import Connection, Transaction
 from gated.store.privacy import SECRET_BYTES
 
@@ -36,8 +38,9 @@ _HISTORY_OF_TWO = (
 )
 _HISTORY = _HISTORY_OF_TWO.replace("IN (?, ?)", "= ?")  # needs no sorting, which a scan would wait for
 _LOST_CALL = """
-    SELECT c.seq, c.call_from, c.call_to FROM scan c
+    SELECT c.seq FROM scan c
     WHERE c.ticket IN (?, ?) AND c.call_from IS NOT NULL AND c.direction = 'entry' AND c.admitted = 0
+      AND ? BETWEEN c.call_from AND c.call_to
       AND NOT EXISTS (SELECT 1 FROM scan own WHERE own.ticket IN (?, ?)
         AND own.moves = 1 AND own.direction = 'entry'
         AND own.running_ms >= c.running_ms - 1000 * (c.call_to - c.call_from))
@@ -194,14 +197,15 @@ class Journal:
             movements.append(movement)
         return History(tuple(movements), lapsed)
 
-    def lost_call(self, tickets: Sequence[bytes], since_ms: int) -> tuple[int, Window] | None:
-        """The last check-in whose answer was lost and whose guest did not get in, and its window.
+    def lost_call(self, tickets: Sequence[bytes], since_ms: int, time: int) -> int | None:
+        """The last check-in whose answer was lost and whose guest did not get in, made at that Unix time.
 
         ``tickets`` are the digests of its barcode_id and of the text that was scanned. One that was admitted
         here since, or so shortly before that the server's time may be of that, has no such guest.
         """
-        row = self._db.execute(_LOST_CALL, (*(tickets[0], tickets[-1]) * 2, since_ms)).fetchone()
-        return row and (row[0], Window(row[1], row[2]))
+        both = (tickets[0], tickets[-1])
+        row = self._db.execute(_LOST_CALL, (*both, time, *both, since_ms)).fetchone()
+        return row and int(row[0])
 
     def report_doubles(
         self, over: Sequence[Overused], reset: Collection[bytes]
@@ -328,7 +332,34 @@ class Journal:
             )
         if entry.redeems is not None:
             self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.redeems,))
+        if entry.origin is not Origin.LOCAL:
+            self._db.execute("DELETE FROM meta WHERE key = ?", (_question_of(scan),))
         return seq
+
+    def note_question(self, entry: Entry) -> None:
+        """Notes that the server is being asked about a scan: the entry is what it comes to without an answer.
+
+        The scan's own row, which the answer brings, takes the note away.
+        """
+        scan, call = entry.scan, entry.call
+        assert call is not None
+        assert entry.ticket is not None
+        noted = (entry.service, scan.lane, scan.direction, entry.ticket.hex(), entry.origin)
+        numbers = (entry.count_before, entry.left_before, entry.running_ms, call.start, call.end)
+        self.set_note(_question_of(scan), json.dumps([*noted, *numbers, *_columns(scan.at)]))
+
+    def end_questions(self) -> None:
+        """At a start: what was asked when gated ended becomes a denied scan whose call was lost."""
+        noted = self._db.execute(
+            "SELECT key, value FROM meta WHERE key GLOB ?", (f"{_QUESTION}*",)
+        ).fetchall()
+        if not noted:
+            return
+        with Transaction(self._db):
+            for key, value in noted:
+                with contextlib.suppress(*_ODD):  # what was damaged once may be anything
+                    self._add(_unanswered(key, value))
+                self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
 
     def set_passage(self, seq: int, passage: Passage) -> None:
         """Notes what came of a scan's grant."""
@@ -407,6 +438,7 @@ class Journal:
             self.occurred("command", None, "purge", why, at)
             happened = self._db.execute("SELECT max(seq) FROM occurrence").fetchone()[0]
             self._db.execute("DELETE FROM double_entry")
+            self._db.execute("DELETE FROM meta WHERE key GLOB ?", (f"{_QUESTION}*",))
             self.set_note("secret", secret)
             self.set_note("purge_scans", stays or 0)
             self.set_note("purge_occurrences", happened)
@@ -448,6 +480,41 @@ class Journal:
 
 
 _NOT_SENT = Dispatch(time=0)
+_QUESTION = "question:"
+# What reading a noted question raises, and writing it, if it is none.
+_ODD = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    OSError,
+    sqlite3.IntegrityError,
+    sqlite3.ProgrammingError,
+)
+
+
+def _question_of(scan: Scan) -> str:
+    """The key of the note that the server is being asked about it."""
+    return f"{_QUESTION}{scan.id.hex}"
+
+
+def _unanswered(key: str, value: str) -> Entry:
+    """What a noted question comes to. Raises one of ``_ODD``."""
+    [service, lane, direction, ticket, origin, *numbers] = json.loads(value)
+    [count, left, running_ms, start, end, *at] = numbers
+    boot, monotonic_ms, wall_ms, trust = at
+    moment = Moment(_time(wall_ms), TimeTrust(trust), monotonic_ms / 1000, boot)
+    return Entry(
+        scan=Scan(ScanId(UUID(key.removeprefix(_QUESTION))), "", lane, Direction(direction), moment),
+        service=service,
+        ticket=bytes.fromhex(ticket),
+        verdict=deny(None, Reason.NO_ANSWER),
+        origin=Origin(origin),
+        moves=False,
+        count_before=count,
+        left_before=left,
+        running_ms=running_ms,
+        call=Window(start, end),
+    )
 
 
 def _lost_ms(entry: Entry) -> int | None:

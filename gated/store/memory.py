@@ -49,6 +49,8 @@ class Memory:
     lock: threading.Lock = field(default_factory=threading.Lock)
     held: set[bytes] = field(default_factory=set)
     """Digests of tickets in question at the server."""
+    asked: set[ScanId] = field(default_factory=set)
+    """Scans that they are in question for."""
     waiting: list[Pending] = field(default_factory=list)
     """In the order of their decisions; the first of them may be on their way to the disk."""
     refused: list[tuple[int, int | None]] = field(default_factory=list)

@@ -51,6 +51,7 @@ class Counter:
         self.journal_db = open_database(folder / "journal.db", "journal", synchronous="OFF")
         self.mirror_db = open_database(folder / "mirror.db", "mirror", synchronous="OFF")
         self.journal = Journal(self.journal_db)
+        self.journal.end_questions()
         self.outbox = Outbox(self.journal_db)
         self.mirror = Mirror(self.mirror_db, self.mirror_db, Secrets(self.journal.secret()))
         so_far = max(self.journal.ran_until_ms(), self.mirror.ran_until_ms())

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -254,6 +255,78 @@ def test_a_ticket_in_question_stays_held_when_a_download_makes_it_known(counter)
     assert reason(counter, "X1", lane="B") is Reason.BUSY
     counter.desk.settle(ask, Reply(deny(None, Reason.NO_ANSWER), Origin.FALLBACK))
     assert reason(counter, "X1", lane="B") is Reason.VALID
+
+
+CALL = Window(int(NOON.timestamp()) - 5, int(NOON.timestamp()) + 11)
+
+
+def calls_lost(counter: Counter) -> int:
+    """How many there are once gated, ended now, has started again."""
+    counter.journal.end_questions()
+    query = "SELECT count(*) FROM scan WHERE call_from = ?"
+    return int(counter.journal_db.execute(query, (CALL.start,)).fetchone()[0])
+
+
+def test_a_question_without_an_answer_is_a_lost_call_after_a_restart_once(counter):
+    counter.load(ticket())
+    counter.desk.note(counter.ask(scan()), CALL)
+    assert [calls_lost(counter), calls_lost(counter)] == [1, 1]
+
+
+def test_a_question_with_an_answer_is_none_even_if_it_is_noted_afterwards(counter):
+    counter.load(ticket(), ticket("T2"))
+    before, after = counter.ask(scan()), counter.ask(scan("T2"))
+    counter.desk.note(before, CALL)
+    for ask in (before, after):
+        counter.desk.settle(ask, Reply(deny(45, Reason.NOT_ALLOWED), ask.origin, answered=1.0))
+    counter.desk.note(after, CALL)
+    assert counter.journal_db.execute("SELECT 1 FROM meta WHERE key GLOB 'question:*'").fetchone() is None
+    assert calls_lost(counter) == 0
+
+
+def test_a_question_whose_answer_waits_for_the_disk_is_a_lost_call_until_that_is_written(counter):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    counter.desk.note(ask, CALL)
+    with counter.disk_failing():
+        counter.desk.settle(ask, Reply(deny(50, Reason.ALREADY_SCANNED, time=NOON), ask.origin, answered=1.0))
+        again = counter.ask(scan("T1"))
+        told = counter.desk.settle(again, Reply(deny(50, Reason.ALREADY_SCANNED, time=NOON), again.origin))
+        assert not told.verdict.admitted  # it was another's check-in, and the guest was told so before
+    assert counter.desk.write_waiting() == 0
+    assert calls_lost(counter) == 0
+
+
+def test_a_question_is_not_noted_while_the_disk_fails(counter):
+    counter.load(ticket())
+    ask = counter.ask(scan())
+    with counter.disk_failing():
+        counter.desk.note(ask, CALL)
+    assert calls_lost(counter) == 0
+
+
+WHOLE = '["S1", "A", "entry", "00", "direct", 0, 1, 5, 1, 2, "boot", 1000, 1000, "unknown"]'
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{}",
+        "[1, 2]",
+        WHOLE.replace("entry", "sideways"),
+        WHOLE.replace('"A"', "{}"),
+        WHOLE.replace('"A"', "null"),
+        WHOLE.replace('"00"', "5"),
+        WHOLE.replace("1000, 1000", "1000, 1e30"),
+    ],
+)
+def test_a_noted_question_that_was_damaged_is_forgotten(counter, note):
+    for number, text in enumerate((note, WHOLE)):
+        counter.journal.set_note(f"question:{UUID(int=number).hex}", text)
+    counter.journal.end_questions()
+    assert counter.journal_db.execute("SELECT lane, call_to FROM scan").fetchall() == [("A", 2)]
+    assert counter.journal_db.execute("SELECT 1 FROM meta WHERE key GLOB 'question:*'").fetchone() is None
 
 
 def test_a_ticket_that_the_server_does_not_know_to_be_in_is_decided_here(counter):

@@ -218,11 +218,13 @@ class Gate(RuleBasedStateMachine):
     def leave(self, text: str) -> None:
         self.came_of_it(self.counter.decide(self.scan(text, "exit", Direction.EXIT)))
 
-    @rule(lane=lanes, text=texts)
-    def present_at_a_lane_that_asks(self, lane: str, text: str) -> None:
+    @rule(lane=lanes, text=texts, noted=st.booleans())
+    def present_at_a_lane_that_asks(self, lane: str, text: str, noted: bool) -> None:
         answer = self.counter.desk.decide(self.scan(text, lane), ASK_ALL)
         if isinstance(answer, Ask):
             self.asks.append(answer)
+            if noted:
+                self.counter.desk.note(answer, self.window(answer))
         else:
             self.came_of_it(answer)
 
@@ -232,7 +234,7 @@ class Gate(RuleBasedStateMachine):
         self, guests: list[tuple[str, str, str]], seconds: int
     ) -> None:
         for lane, text, end in guests:
-            self.present_at_a_lane_that_asks(lane, text)
+            self.present_at_a_lane_that_asks(lane, text, noted=True)
             if self.asks:
                 self.a_question_ends(end)
             if not self.calls:
@@ -257,9 +259,12 @@ class Gate(RuleBasedStateMachine):
                 self.carry_out(call)
         self.came_of_it(decided)
 
-    def settle_unanswered(self, ask: Ask, *, lost: bool) -> Decided:
+    def window(self, ask: Ask) -> Window:
         began = int(ask.scan.at.wall.timestamp())
-        window = Window(began - BEFORE_S, began + AFTER_S) if lost else None
+        return Window(began - BEFORE_S, began + AFTER_S)
+
+    def settle_unanswered(self, ask: Ask, *, lost: bool) -> Decided:
+        window = self.window(ask) if lost else None
         verdict = ask.fallback if self.falls_back else deny(None, Reason.NO_ANSWER)
         return self.counter.desk.settle(ask, Reply(verdict, Origin.FALLBACK, call=window))
 
@@ -359,7 +364,7 @@ class Gate(RuleBasedStateMachine):
             for call in self.calls:
                 self.carry_out(call)
             for _ in self.asks:
-                self.server.ask(self.now)
+                self.kept_out += self.server.ask(self.now).admitted
         self.now += seconds
         self.booted, self.boots = self.now, self.boots + 1
         self.asks.clear()
