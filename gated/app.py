@@ -6,7 +6,6 @@ the network, the server or a scanner does, the lanes are ready first.
 """
 
 import asyncio
-import ctypes
 import gc
 import random
 import signal
@@ -205,7 +204,7 @@ class App:
     def _start_jobs(self, stack: AsyncExitStack) -> None:
         self._jobs = Jobs()
         self._add_job("upload", self._uploads.run, lambda: _UPLOAD_EVERY)
-        self._add_job("full", self._download, lambda: _FULL_EVERY)
+        self._add_job("full", self._downloads.full, lambda: _FULL_EVERY)
         self._add_job("delta", self._downloads.delta, self._sync_interval)
         self._add_job("probe", self._probe, self._probe_interval)
         self._add_job("upkeep", self._store.upkeep, lambda: _UPKEEP_EVERY)
@@ -233,10 +232,6 @@ class App:
             return backoff.pause(failures, random.random(), wish_s) if failures else every()  # noqa: S311 - no secret
 
         self._jobs.add(name, attempt, interval)
-
-    async def _download(self) -> None:
-        await self._downloads.full()
-        give_memory_back()
 
     async def _probe(self) -> None:
         """Asks whether the API answers; when it does again, everything that waited for it goes at once."""
@@ -401,17 +396,6 @@ class App:
         self._write_emergency()
         if self._writing is not None:
             await asyncio.wait([self._writing], timeout=_UNWRITTEN_WAIT_S)
-
-
-def give_memory_back() -> None:
-    """Gives free memory back to the system, which glibc keeps in case it is needed again (malloc_trim(3)).
-
-    After a download that is more than a megabyte, and takes under a millisecond on a PC. Other C libraries
-    have no such call, and do without.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -7,7 +7,6 @@ import asyncio
 import gc
 import json
 import logging
-import platform
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +20,7 @@ import pytest
 import structlog
 
 from gated import log
-from gated.app import App, give_memory_back
+from gated.app import App
 from gated.config import load
 from gated.control import SOCKET, ask
 from gated.core.barcode import Barcode
@@ -315,19 +314,3 @@ async def test_a_gate_that_is_ready_collects_garbage_again(tmp_path: Path) -> No
             assert gc.isenabled()
     finally:
         gc.enable()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is asked for it")
-def test_memory_that_is_free_goes_back_to_the_system() -> None:
-    pieces = [b"x" * 10_000 for _ in range(2000)]  # each is more than Python would keep for itself
-    last = pieces.pop()
-    pieces.clear()
-    before = _resident_kb()
-    give_memory_back()
-    assert before - _resident_kb() > 10_000
-    assert last  # which lies above them, or the heap would have shrunk by itself
-
-
-def _resident_kb() -> int:
-    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmRSS")]
-    return int(line.split()[1])

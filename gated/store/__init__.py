@@ -60,6 +60,10 @@ _WAY_S = 0.25
 _CLOSE_S = 3.0
 
 
+def _ignored(_: Double) -> None:
+    """For whoever need not be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreState:
     """What the store holds, for people and for planning downloads."""
@@ -399,27 +403,31 @@ class Store:
 
         await self._writer.do(set_types)
 
-    async def put(self, tickets: Sequence[Ticket], *, asked: float, run: int) -> tuple[Double, ...]:
+    async def put(
+        self, tickets: Sequence[Ticket], *, asked: float, run: int, tell: Callable[[Double], None] = _ignored
+    ) -> None:
         """Writes downloaded rows; ``asked`` is the monotonic time at which they were asked for.
 
-        Returns the tickets among them that were checked in too often, once at this gate.
+        Tells of the tickets among them that were checked in too often, once at this gate: each as soon as
+        that is noted, since what comes after may fail.
         """
-        asked_ms, doubles = self._running.at(asked), list[Double]()
+        asked_ms = self._running.at(asked)
 
-        def write() -> int:
+        def write() -> tuple[int, tuple[Double, ...]]:
             """Writes some of the rows: all, unless they take long or scans come without end."""
             # In memory a reader, who may have the desks' memory locked, waits for whoever writes (memdb).
             halt = partial(self._writer.make_way, within=not self._files.mirror_in_memory)
             done = self._mirror.put(tickets, asked_ms=asked_ms, run=run, halt=halt)
-            doubles.extend(self._desk.doubles(tickets[:done]))
-            return done
+            return done, self._desk.doubles(tickets[:done])
 
         while tickets:
-            tickets = tickets[await self._writer.do(write) :]
+            done, doubles = await self._writer.do(write)
+            tickets = tickets[done:]
+            for double in doubles:
+                tell(double)
         await self._file_if_due()
         if self._mirror.crowded:
             await self.put_in_place()
-        return tuple(doubles)
 
     async def put_in_place(self) -> None:
         """Files the tickets that are new: those that are not have to be read again at the next start."""

@@ -260,10 +260,12 @@ class ModelGate(Gate):
         self._put = self.store.put
         self.store.put = self._watched_put
 
-    async def _watched_put(self, *args: Any, **named: Any) -> tuple[Double, ...]:
-        found = await self._put(*args, **named)
-        self.doubles |= {each.ticket.barcode_id for each in found}
-        return found
+    async def _watched_put(self, *args: Any, tell: Callable[[Double], None], **named: Any) -> None:
+        def found(double: Double) -> None:
+            self.doubles.add(double.ticket.barcode_id)
+            tell(double)
+
+        await self._put(*args, tell=found, **named)
 
     def cut_off(self) -> None:
         """Its power goes: nothing is brought to an end."""

@@ -16,7 +16,7 @@ from gated.core.scan import Direction
 from gated.core.ticket import Ticket
 from gated.core.verdict import Origin, Reason, admit, deny
 from gated.errors import StoreError
-from gated.store import Ask, Decided, DeskRules, Passage, Reply, Store, files, front, salvage, writer
+from gated.store import Ask, Decided, DeskRules, Double, Passage, Reply, Store, files, front, salvage, writer
 from gated.store.desk import Desk
 from gated.store.journal import Journal
 from gated.store.mirror import Mirror, MirrorDamaged
@@ -350,11 +350,30 @@ def pieces_of_a_page(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_a_download_tells_of_tickets_that_were_used_too_often_once_here(store):
     admitted = await decide(store)
     twice = ticket(remaining=-1, checked_in=2)
-    (double,) = await store.put([ticket("T2"), twice], asked=time.monotonic(), run=0)
+    told: list[Double] = []
+    await store.put([ticket("T2"), twice], asked=time.monotonic(), run=0, tell=told.append)
+    (double,) = told
     (here,) = double.here
     assert double.ticket.barcode_id == "T1"
     assert abs(here - admitted.scan.at.wall) < timedelta(milliseconds=1)
-    assert await store.put([twice], asked=time.monotonic(), run=0) == ()
+    await store.put([twice], asked=time.monotonic(), run=0, tell=told.append)
+    assert told == [double]
+
+
+async def test_a_ticket_used_too_often_is_told_of_even_if_the_rest_of_its_page_fails(store, monkeypatch):
+    await decide(store)
+    put, told = Mirror.put, list[Double]()
+
+    def one_row(mirror: Mirror, tickets: Sequence[Ticket], **named: Any) -> int:
+        if told:
+            raise sqlite3.OperationalError("disk I/O error")
+        return put(mirror, tickets[:1], **named)
+
+    monkeypatch.setattr(Mirror, "put", one_row)
+    page = [ticket(remaining=-1, checked_in=2), ticket("T2")]
+    with pytest.raises(StoreError):
+        await store.put(page, asked=time.monotonic(), run=0, tell=told.append)
+    assert [double.ticket.barcode_id for double in told] == ["T1"]
 
 
 async def test_a_lapse_is_noted_before_the_guests_next_scan(store, monkeypatch):

@@ -1,7 +1,9 @@
 """Downloads from a real server: what a gate knows in the middle of one, after a cut, and when rows slip."""
 
 import asyncio
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,7 @@ from gated.api.simulator import Ticket as ServerTicket
 from gated.core.outbox import Lost
 from gated.core.verdict import Reason
 from gated.errors import ApiAnswerLost, ApiBadAnswer, DownloadUnstable, StoreError
-from gated.store import Double
-from gated.sync.downloads import Progress
+from gated.sync.downloads import Progress, give_memory_back
 from tests.sync.conftest import Open, Serve
 from tests.sync.rig import Gate, Setup, event, failing
 
@@ -119,12 +120,12 @@ async def test_the_next_page_is_fetched_while_one_is_written(serve: Serve, open_
     gate = await open_gate(serve(event(plain=5)), BY_TWO)
     put, asked = gate.store.put, []
 
-    async def slowly(*args: Any, **kwargs: Any) -> tuple[Double, ...]:
+    async def slowly(*args: Any, **kwargs: Any) -> None:
         async with asyncio.timeout(5):
             while gate.server.requests["barcodes"] < min(len(asked) + 2, 3):
                 await asyncio.sleep(0)
         asked.append(gate.server.requests["barcodes"])
-        return await put(*args, **kwargs)
+        await put(*args, **kwargs)
 
     gate.store.put = slowly
     assert await gate.downloads.full() == 5
@@ -137,7 +138,7 @@ async def test_a_page_that_can_not_be_written_ends_the_download_and_the_next_try
     gate = await open_gate(serve(event(plain=5)), BY_TWO)
     put = gate.store.put
 
-    async def failing_once(*args: Any, **kwargs: Any) -> tuple[Double, ...]:
+    async def failing_once(*args: Any, **kwargs: Any) -> None:
         gate.store.put = put
         raise StoreError("database: the disk is full")
 
@@ -555,3 +556,19 @@ async def test_barcodes_that_come_as_numbers_are_found_and_counted(serve: Serve,
     await gate.downloads.full()
     assert gate.link.alarms["bad_rows"]["odd"] == 1
     await gate.admit("12345678", "T1")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is asked for it")
+def test_memory_that_is_free_goes_back_to_the_system() -> None:
+    pieces = [b"x" * 10_000 for _ in range(2000)]  # each is more than Python would keep for itself
+    last = pieces.pop()
+    pieces.clear()
+    before = _resident_kb()
+    give_memory_back()
+    assert before - _resident_kb() > 10_000
+    assert last  # which lies above them, or the heap would have shrunk by itself
+
+
+def _resident_kb() -> int:
+    [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmRSS")]
+    return int(line.split()[1])
