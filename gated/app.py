@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -31,12 +31,13 @@ from gated.control import SOCKET, ControlServer, check_alone
 from gated.core import backoff
 from gated.core.emergency import Came
 from gated.core.events import EmergencyBegan, EmergencyEnded, Mode, ModeCommanded
-from gated.core.scan import LaneName, Moment
+from gated.core.scan import LaneName
 from gated.core.signals import Outcome
-from gated.errors import ApiRefused, ControlError, GatedError, StoreError
+from gated.errors import ApiRefused, ControlError, GatedError
 from gated.interlock import Interlock
 from gated.jobs import Jobs
 from gated.lane import Gate, RunningLane
+from gated.latch import LatchKeeper, was_latched
 from gated.pins import PinFactory, Pins, open_pins
 from gated.pins.chip import STRICT_HINT, LetGo, find_chip, when_let_go
 from gated.store import Health, Store
@@ -55,10 +56,6 @@ _UPKEEP_EVERY = timedelta(seconds=20)
 # For systemd, whose limit of a start is a matter of seconds: a damaged journal is salvaged row by row.
 _SALVAGE_MOST = timedelta(minutes=10)
 _DISK_FAILING = "Scans wait in memory, tickets may not come down: look at the card or disk."
-_UNWRITTEN = "If gated is started again before the disk takes it, it starts as if this had not happened."
-# An input that flutters while the disk fails: of what it did, the last is kept.
-_UNWRITTEN_MOST = 100
-_UNWRITTEN_WAIT_S = 1.0  # at a stop
 _MICROSECOND = timedelta(microseconds=1)
 # How long the database thread may keep the interpreter while the loop waits for it: a scan changes hands
 # three times, and at Python's own 5 ms a time that was felt while a download was written.
@@ -78,10 +75,6 @@ class App:
         self._failures: dict[str, int] = {}
         self._watchers = Watchers()
         self._upload_timer: asyncio.TimerHandle | None = None
-        # Whether the emergency's latch is not on disk yet as it is; and what came of it, the latest of that.
-        self._latch_unwritten = False
-        self._unwritten: deque[tuple[Came, Moment]] = deque(maxlen=_UNWRITTEN_MOST)
-        self._writing: asyncio.Task[None] | None = None
         self._failed_callback: BaseException | None = None
         self._control_lost = False
         self._mirrors_renewed = 0  # those that were told of
@@ -122,8 +115,9 @@ class App:
         self._notifier.send("WATCHDOG=1")  # it counts from here on: what is left takes no time
         self._store.start()
         stack.push_async_callback(self._store.close)
-        stack.push_async_callback(self._finish_writing)
         self._emergency = await self._claim_emergency(pins)
+        self._latch = LatchKeeper(self._emergency, self._store, self._clock, self._alarm_if)
+        stack.push_async_callback(self._latch.finish)
         stack.callback(self._emergency.close)
         self._start_talk(stack)
         await self._start_lanes(pins, stack)
@@ -159,7 +153,7 @@ class App:
 
     async def _claim_emergency(self, pins: Pins) -> EmergencyInput:
         config = self._config.emergency
-        latched = bool(await self._store.note("emergency"))
+        latched = await was_latched(self._store)
         automatic = config is not None and config.reset is Reset.AUTOMATIC
         emergency = EmergencyInput(latched=latched, automatic=automatic, monotonic=time.monotonic)
         if config is not None:
@@ -257,7 +251,7 @@ class App:
             self._check_alive()
             self._notifier.send("WATCHDOG=1")
             self._emergency.look()
-            self._write_emergency()
+            self._latch.write()
             if not self._control.alive:
                 await self._restart_control()
             health = await self._health()
@@ -351,6 +345,10 @@ class App:
         if not self._stopping.is_set():
             self._jobs.run_now("upload")
 
+    def _alarm_if(self, on: bool, what: str, **detail: object) -> None:
+        """For what is made before the link is."""
+        self._link.alarm_if(on, what, **detail)
+
     def _emergency_came(self, came: Came) -> None:
         self._watchers.publish(
             {"lane": "", "what": "emergency", "came": came, "edge": self._emergency.state.since}
@@ -361,41 +359,7 @@ class App:
                 lane.feed(EmergencyBegan())
             elif came is not Came.LATCHED:
                 lane.feed(EmergencyEnded())
-        self._latch_unwritten = self._latch_unwritten or came in (Came.LATCHED, Came.ENDED)
-        self._unwritten.append((came, self._clock.now()))
-        self._write_emergency()
-
-    def _write_emergency(self) -> None:
-        """A restart must find the latch as it is; where the disk fails it is written as soon as it can be."""
-        waits = self._latch_unwritten or self._unwritten
-        if waits and (self._writing is None or self._writing.done()):
-            self._writing = asyncio.create_task(self._write_unwritten())
-
-    async def _write_unwritten(self) -> None:
-        try:
-            while self._latch_unwritten or self._unwritten:
-                await (self._write_latch() if self._latch_unwritten else self._write_occurrence())
-        except StoreError as error:
-            self._link.alarm_if(True, "emergency_unwritten", error=str(error), hint=_UNWRITTEN)
-        else:
-            self._link.alarm_if(False, "emergency_unwritten")
-
-    async def _write_latch(self) -> None:
-        latched = self._emergency.state.latched
-        await self._store.set_note("emergency", int(latched))
-        self._latch_unwritten = self._emergency.state.latched != latched
-
-    async def _write_occurrence(self) -> None:
-        came, at = first = self._unwritten[0]
-        await self._store.occurred("emergency", None, came, "", at)
-        if self._unwritten and self._unwritten[0] is first:  # else so much came that it was pushed out
-            self._unwritten.popleft()
-
-    async def _finish_writing(self) -> None:
-        """Lets the latch be written before the store is closed, while the disk takes it."""
-        self._write_emergency()
-        if self._writing is not None:
-            await asyncio.wait([self._writing], timeout=_UNWRITTEN_WAIT_S)
+        self._latch.came(came)
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -248,7 +248,7 @@ async def test_a_latch_that_the_disk_refuses_is_written_as_soon_as_it_takes_it(
             failing.setattr(store, "set_note", refuse)
             gate.pins.pin(ALARM).drive_low()
             await gate.until(lambda: len(refused) > 2)
-        await gate.until(lambda: not gate.app._unwritten)
+        await gate.until(lambda: not gate.app._latch.waits)
         assert await store.note("emergency") == 1
         await gate.until(lambda: "emergency_unwritten" not in gate.app._link.alarms)
         assert [alarm["what"] for alarm in gate.said("alarm")] == [
@@ -268,7 +268,7 @@ async def test_an_input_that_flutters_while_the_disk_fails_takes_no_reset_away(
 
         app._emergency.state = replace(app._emergency.state, latched=True)
         app._emergency_came(Came.LATCHED)
-        await gate.until(lambda: not app._latch_unwritten and not app._unwritten)
+        await gate.until(lambda: not app._latch.waits)
         assert await app._store.note("emergency") == 1
         with monkeypatch.context() as failing:
             failing.setattr(app._store, "set_note", refuse)
@@ -279,7 +279,7 @@ async def test_an_input_that_flutters_while_the_disk_fails_takes_no_reset_away(
                 app._emergency_came(Came.BEGAN)
                 app._emergency_came(Came.DISTURBED)
             await gate.until(lambda: bool(refused))
-        await gate.until(lambda: not app._latch_unwritten and not app._unwritten)
+        await gate.until(lambda: not app._latch.waits)
         assert await app._store.note("emergency") == 0
 
 
@@ -296,9 +296,9 @@ async def test_a_latch_that_waits_for_a_slow_disk_is_written_before_a_stop(
 
         monkeypatch.setattr(app._store, "occurred", late)
         gate.pins.pin(ALARM).drive_low()
-        await gate.until(lambda: app._latch_unwritten)
+        await gate.until(lambda: app._latch._latch_waits)
         asyncio.get_running_loop().call_later(0.05, slow.set)
-    assert not app._latch_unwritten
+    assert not app._latch.waits
     assert _note(tmp_path / "state" / "journal.db", "emergency") == 1
 
 
