@@ -69,6 +69,27 @@ def test_the_direct_strategy_asks_and_falls_back_to_the_mirror_when_the_server_i
         assert (at_once["verdict"], at_once["origin"]) == ("ADMIT", "local")
 
 
+def test_a_guest_whose_gate_was_killed_while_the_server_let_him_in_gets_in_once_afterwards(
+    server: Simulator, tmp_path: Path
+) -> None:
+    patient = {"gate": 'strategy = "direct"', "api": "direct_timeout_ms = 3000"}
+    with GateProcess(tmp_path, server.url, **patient) as gate:
+        gate.wait_downloaded()
+        server.faults.add("checkin", Fault.TIMEOUT_AFTER, seconds=2.0)
+        gate.entry.send(b"GATED000034\r")
+        until = time.monotonic() + 5
+        while "GATED000034" not in {each.barcode_id for each in server.checkins}:
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        gate.process.kill()
+        gate.process.wait()
+    with GateProcess(tmp_path, server.url, **patient) as gate:
+        gate.wait("full_download")  # so that it knows who is in already
+        assert gate.scan("GATED000034")["verdict"] == "ADMIT"
+        gate.wait("passage")
+        assert gate.scan("GATED000034")["code"] == 50
+
+
 def test_a_gate_stops_when_told_to_and_says_so(server: Simulator, tmp_path: Path) -> None:
     gate = GateProcess(tmp_path, server.url)
     gate.start()
