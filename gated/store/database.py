@@ -21,6 +21,10 @@ from gated.errors import StoreError
 
 Connection = sqlite3.Connection
 
+# For each None and bool that is bound, sqlite3 looks for an adapter, and without one for two attributes more.
+# In Python 3.11 that takes 0.3 us, and a third of it with these, which change nothing.
+sqlite3.register_adapter(type(None), {}.get)  # type: ignore[arg-type] # which answers None, with no frame made
+sqlite3.register_adapter(bool, int)
 
 # KiB of pages that a connection which writes keeps in memory; SQLite's own 2000 fill up in a download, and
 # stay. The largest transactions, which put tickets in place, write a hundred pages of 4 KiB: a smaller cache

@@ -196,3 +196,17 @@ def test_a_transaction_that_fails_leaves_nothing_behind_and_does_not_block_the_n
         connection.execute("INSERT INTO meta VALUES ('b', 1)")
     assert connection.execute("SELECT key FROM meta").fetchall() == [("b",)]
     connection.close()
+
+
+def test_nothing_and_truth_are_bound_as_null_and_as_numbers(tmp_path):
+    connection = open_database(tmp_path / "journal.db", "journal", synchronous="OFF")
+    query = "SELECT ?1, typeof(?1), ?2, typeof(?2), ?3, typeof(?3)"
+    assert connection.execute(query, (None, True, False)).fetchone() == (
+        None,
+        "null",
+        1,
+        "integer",
+        0,
+        "integer",
+    )
+    connection.close()
