@@ -8,6 +8,7 @@ own: nothing here knows a rule.
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -295,6 +296,8 @@ def _lamps(outcome: Outcome) -> Text:
 
 def play(tickets: int, scans: tuple[str, ...]) -> int:
     """Runs the demo; returns an exit status. Raises GatedError if it can't start."""
+    for ended in (signal.SIGTERM, signal.SIGHUP):  # a window that is closed: the gate must not stay behind
+        signal.signal(ended, lambda number, _: sys.exit(128 + number))
     console = Console(highlight=False)
     console.print("Starting a server, a gate and two scanners …")
     with Demo(tickets, console) as demo:

@@ -1,5 +1,10 @@
 """Gates with a server that is away, slow or late: each test has a gate of its own."""
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +102,29 @@ def test_a_gate_stops_when_told_to_and_says_so(server: Simulator, tmp_path: Path
     assert gate.stop() == 0
     assert time.monotonic() - began < 5
     assert gate.seen[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_takes_its_gate_with_it(tmp_path: Path, ended: signal.Signals) -> None:
+    command = [sys.executable, "-m", "gated", "demo"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert any("Type a number" in line for line in demo.stdout)
+        assert _running_in(tmp_path)
+        demo.send_signal(ended)
+        assert demo.wait(20) == 128 + ended
+    assert not _running_in(tmp_path)
+    assert not list(tmp_path.glob("gated-demo-*"))
+
+
+def _running_in(folder: Path) -> list[Path]:
+    """Processes that were started with a file of that folder."""
+    processes = []
+    for told in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if str(folder) in told.read_text():
+                processes.append(told)
+    return processes
