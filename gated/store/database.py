@@ -19,7 +19,13 @@ from pathlib import Path
 
 from gated.errors import StoreError
 
-Connection = sqlite3.Connection
+
+class Connection(sqlite3.Connection):
+    """A connection that remembers whether something was taken back."""
+
+    rolled_back = False
+    """Set by a :class:`Transaction` that was: its pages may be in the WAL beyond the last commit."""
+
 
 # For each None and bool that is bound, sqlite3 looks for an adapter, and without one for two attributes more.
 # In Python 3.11 that takes 0.3 us, and a third of it with these, which change nothing.
@@ -150,7 +156,9 @@ def _connect(path: Path, mode: str) -> Connection:
 
 
 def _connection(where: str) -> Connection:
-    return sqlite3.connect(where, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0)
+    return sqlite3.connect(
+        where, uri=True, isolation_level=None, check_same_thread=False, timeout=5.0, factory=Connection
+    )
 
 
 @contextmanager
@@ -222,6 +230,7 @@ class Transaction:
                 self._db.execute("COMMIT")
         finally:
             if self._db.in_transaction:
+                self._db.rolled_back = True
                 self._db.execute("ROLLBACK")
 
 

@@ -276,13 +276,9 @@ class Journal:
 
         Returns the last one's number; they are numbered in a row.
         """
-        try:
-            with Transaction(self._db):
-                for entry in entries:
-                    seq = self._add(entry)
-        except sqlite3.Error:
-            self._has_room = False  # there may be barcodes in the WAL beyond its last commit
-            raise
+        with Transaction(self._db):
+            for entry in entries:
+                seq = self._add(entry)
         return seq
 
     def _add(self, entry: Entry) -> int:
@@ -383,11 +379,12 @@ class Journal:
         """
         if self._db.total_changes == self._changes:
             return
-        [busy, pages, _] = self._move_wal("RESTART" if self._has_room else "TRUNCATE")
+        kept = self._has_room and not self._db.rolled_back
+        [busy, pages, _] = self._move_wal("RESTART" if kept else "TRUNCATE")
         if not busy and pages > _LONGEST:
             [busy, pages, _] = self._move_wal("TRUNCATE")
-        if not busy:
-            self._has_room = self._wipe_wal(pages or _ROOM)
+        self._has_room = not busy and self._wipe_wal(pages or _ROOM)
+        self._db.rolled_back = self._db.rolled_back and bool(busy)
         self.set_note("running_ms", running_ms)
         self._changes = self._db.total_changes
 

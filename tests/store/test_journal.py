@@ -1,3 +1,4 @@
+import sqlite3
 from itertools import count, islice
 from pathlib import Path
 
@@ -98,6 +99,25 @@ def test_no_barcode_is_left_of_scans_that_could_not_be_written(counter, tmp_path
     assert counter.desk.write_waiting() == 60
     assert b"SECRET-30" in (tmp_path / "journal.db-wal").read_bytes()
     counter.journal.checkpoint(2000)
+    assert b"SECRET" not in (tmp_path / "journal.db-wal").read_bytes()
+
+
+def test_no_barcode_is_left_of_an_upload_whose_end_could_not_be_written(counter, tmp_path):
+    for number in range(200):
+        counter.decide(scan(f"SECRET-{number}"))
+    counter.journal.checkpoint(1000)
+    counter.journal.checkpoint(1001)
+    rows = [row for _ in range(4) for row in counter.outbox.freeze("S1", 50, moment())]
+    counter.journal.checkpoint(2000)
+    counter.journal_db.execute(
+        "CREATE TRIGGER fuse BEFORE UPDATE ON scan WHEN NEW.seq = 200 BEGIN SELECT raise(ABORT, 'blown'); END"
+    )
+    counter.journal_db.execute("PRAGMA cache_size = 1")
+    with pytest.raises(sqlite3.Error):
+        counter.outbox.acknowledge(rows, 3000)
+    assert counter.journal_db.rolled_back
+    counter.journal.checkpoint(3000)
+    assert not counter.journal_db.rolled_back
     assert b"SECRET" not in (tmp_path / "journal.db-wal").read_bytes()
 
 
