@@ -127,7 +127,8 @@ class Asker:
         window = Window(began - _SLACK_S, began + _CALL_ENDS_S + _SLACK_S)
         call = asyncio.create_task(self._call(ask))
         self._keep(call)
-        self._store.note_question(ask, window)  # on its way to the disk while the call is to the server
+        if ask.scan.direction is Direction.ENTRY:  # an exit's lost call keeps nobody out
+            self._store.note_question(ask, window)  # on its way to the disk while the call is to the server
         done, _ = await asyncio.wait({call}, timeout=self._rules.deadline.total_seconds())
         answer = call.result() if done else _Answer(None, maybe_recorded=True)
         if answer.verdict is None:

@@ -240,6 +240,8 @@ class Store:
             self._files.reopen(self._secret)
             self._go_on_with_journal()
             self._go_on_with_mirror()
+            with suppress(sqlite3.OperationalError):  # a full disk: they are ended at another start
+                self._journal.end_questions(besides=self._memory.asked)
             self._secret = self._journal.secret()
             secrets = Secrets(self._secret)
             for mirror in (self._mirror, self._mirror_beside):

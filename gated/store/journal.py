@@ -329,7 +329,7 @@ class Journal:
         if entry.redeems is not None:
             self._db.execute("UPDATE scan SET regranted = 1 WHERE seq = ?", (entry.redeems,))
         if entry.origin is not Origin.LOCAL:
-            self._db.execute("DELETE FROM meta WHERE key = ?", (_question_of(scan),))
+            self._db.execute("DELETE FROM meta WHERE key = ?", (_question_of(scan.id),))
         return seq
 
     def note_question(self, entry: Entry) -> None:
@@ -342,17 +342,24 @@ class Journal:
         assert entry.ticket is not None
         noted = (entry.service, scan.lane, scan.direction, entry.ticket.hex(), entry.origin)
         numbers = (entry.count_before, entry.left_before, entry.running_ms, call.start, call.end)
-        self.set_note(_question_of(scan), json.dumps([*noted, *numbers, *_columns(scan.at)]))
+        self.set_note(_question_of(scan.id), json.dumps([*noted, *numbers, *_columns(scan.at)]))
 
-    def end_questions(self) -> None:
-        """At a start: what was asked when gated ended becomes a denied scan whose call was lost."""
-        noted = self._db.execute(
-            "SELECT key, value FROM meta WHERE key GLOB ?", (f"{_QUESTION}*",)
-        ).fetchall()
-        if not noted:
+    def end_questions(self, besides: Collection[ScanId] = ()) -> None:
+        """What was asked when gated ended becomes a denied scan whose call was lost.
+
+        ``besides`` are those that are being asked about now. The running time stays what it was.
+        """
+        query = (
+            "SELECT key, CAST(value AS BLOB) FROM meta WHERE key GLOB ?"  # what was damaged may be no text
+        )
+        noted = self._db.execute(query, (f"{_QUESTION}*",)).fetchall()
+        asked = {_question_of(scan) for scan in besides}
+        ended = [(key, value) for key, value in noted if key not in asked]
+        if not ended:
             return
         with Transaction(self._db):
-            for key, value in noted:
+            self.set_note("running_ms", self.ran_until_ms())  # which goes by the last scan
+            for key, value in ended:
                 with contextlib.suppress(*_ODD):  # what was damaged once may be anything
                     self._add(_unanswered(key, value))
                 self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
@@ -489,12 +496,12 @@ _ODD = (
 )
 
 
-def _question_of(scan: Scan) -> str:
+def _question_of(scan: ScanId) -> str:
     """The key of the note that the server is being asked about it."""
-    return f"{_QUESTION}{scan.id.hex}"
+    return f"{_QUESTION}{scan.hex}"
 
 
-def _unanswered(key: str, value: str) -> Entry:
+def _unanswered(key: str, value: bytes) -> Entry:
     """What a noted question comes to. Raises one of ``_ODD``."""
     [service, lane, direction, ticket, origin, *numbers] = json.loads(value)
     [count, left, running_ms, start, end, *at] = numbers

@@ -297,6 +297,20 @@ def test_a_question_whose_answer_waits_for_the_disk_is_a_lost_call_until_that_is
     assert calls_lost(counter) == 0
 
 
+def test_a_question_that_ends_late_takes_no_running_time_back(counter):
+    counter.load(ticket(), ticket("T2"))
+    counter.desk.note(counter.ask(scan()), CALL)
+    counter.decide(scan("T2", moment(5.0)))
+    assert (calls_lost(counter), counter.journal.ran_until_ms()) == (1, 5000)
+
+
+def test_a_question_that_is_being_asked_goes_on(counter):
+    counter.load(ticket())
+    counter.desk.note(counter.ask(scan()), CALL)
+    counter.journal.end_questions(besides=counter.memory.asked)
+    assert counter.journal_db.execute("SELECT count(*) FROM scan").fetchone() == (0,)
+
+
 def test_a_question_is_not_noted_while_the_disk_fails(counter):
     counter.load(ticket())
     ask = counter.ask(scan())
@@ -324,6 +338,7 @@ WHOLE = '["S1", "A", "entry", "00", "direct", 0, 1, 5, 1, 2, "boot", 1000, 1000,
 def test_a_noted_question_that_was_damaged_is_forgotten(counter, note):
     for number, text in enumerate((note, WHOLE)):
         counter.journal.set_note(f"question:{UUID(int=number).hex}", text)
+    counter.journal_db.execute("INSERT INTO meta VALUES ('question:no text', CAST(x'FFFE' AS TEXT))")
     counter.journal.end_questions()
     assert counter.journal_db.execute("SELECT lane, call_to FROM scan").fetchall() == [("A", 2)]
     assert counter.journal_db.execute("SELECT 1 FROM meta WHERE key GLOB 'question:*'").fetchone() is None
